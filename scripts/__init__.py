@@ -1,0 +1,1 @@
+"""What builds the files that the pack ships; not part of the installed pack."""

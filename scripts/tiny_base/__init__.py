@@ -1,0 +1,1 @@
+"""Builds the embedded base model from the emoji grid."""

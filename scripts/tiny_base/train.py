@@ -1,0 +1,240 @@
+"""Train the embedded base: autoencoder, then text encoder and U-Net on its latents; resumable, deterministic.
+
+Run it again with the same arguments to go on from the newest checkpoint. With the same seed, thread count and torch
+build the result is the same however often it was interrupted: every draw depends only on (seed, step).
+"""
+
+import argparse
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from scripts.tiny_base.emoji import STYLES, EmojiGrid, concept_names
+from trainer.bases.tiny.autoencoder import Autoencoder
+from trainer.bases.tiny.text import END, START, UNKNOWN, TextEncoder, WordTokenizer, frame
+from trainer.bases.tiny.unet import UNet
+
+IMAGE_SIZE = 64
+TEMPLATE = "photo of a"
+AUTOENCODER_BATCH, UNET_BATCH = 32, 64
+CHECKPOINT_EVERY = 100
+log = logging.getLogger(__name__)
+
+
+def vocabulary() -> list[str]:
+    """Every word of the captions, special tokens first."""
+    pairs = concept_names("seen")
+    text = " ".join([TEMPLATE, *STYLES, *(f"{noun} {name}" for noun, name in pairs)])
+    return [START, END, UNKNOWN, *sorted(set(re.findall(r"[a-z0-9]+", text.lower())))]
+
+
+def images_of(node_modules: Path, cache: Path) -> Tensor:
+    """The seen drawings in order, uint8 [N, 3, 64, 64], rendered once."""
+    if not cache.exists():
+        size = (IMAGE_SIZE, IMAGE_SIZE)
+        drawings = EmojiGrid(node_modules).drawings("seen")
+        pixels = [np.asarray(d.image.resize(size, Image.Resampling.LANCZOS)) for d in drawings]
+        save_file({"images": torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()}, cache)
+    return load_file(cache)["images"]
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay: float = 0.3) -> float:
+    """Linear warm-up, constant, then linear to zero over the last `decay` of the steps."""
+    return peak * min(1.0, (step + 1) / warmup, (steps - step) / (decay * steps))
+
+
+class Stage:
+    """One training stage: modules, their moving average, optimizer and step, saved and restored as safetensors."""
+
+    def __init__(self, modules: nn.ModuleDict, path: Path, peak: float) -> None:
+        self.modules, self.path, self.peak, self.step = modules, path, peak, 0
+        self.average = {key: value.clone() for key, value in modules.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(modules.parameters(), lr=peak, weight_decay=0.01, betas=(0.9, 0.99))
+        if path.exists():
+            self._restore(load_file(path))
+            log.info("resumed %s at step %d", path.name, self.step)
+
+    def _restore(self, saved: dict[str, Tensor]) -> None:
+        part = lambda prefix: {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}  # noqa: E731
+        self.modules.load_state_dict(part("live."))
+        self.average = part("average.")
+        self.step = int(saved["step"])
+        for name, parameter in self.modules.named_parameters():
+            state = {key: saved[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **state}
+
+    def save(self) -> None:
+        """Write everything beside the old file, then replace it."""
+        saved = {f"live.{k}": v for k, v in self.modules.state_dict().items()}
+        saved |= {f"average.{k}": v for k, v in self.average.items()}
+        for name, parameter in self.modules.named_parameters():
+            state = self.optimizer.state[parameter]
+            saved |= {f"{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq")}
+        saved["step"] = torch.tensor(self.step)
+        temporary = self.path.with_suffix(".tmp")
+        save_file({k: v.contiguous() for k, v in saved.items()}, temporary)
+        temporary.replace(self.path)
+
+    def run(self, steps: int, seed: int, loss: Callable[[torch.Generator], Tensor]) -> None:
+        """Train until `steps`; `loss` draws its batch from the generator it is handed."""
+        running = 0.0
+        while self.step < steps:
+            rng = torch.Generator().manual_seed(seed * 1_000_003 + self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, steps, self.peak)
+            self.optimizer.zero_grad(set_to_none=True)
+            value = loss(rng)
+            value.backward()
+            nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+            self.optimizer.step()
+            self.step += 1
+            decay = min(0.999, self.step / (self.step + 10))
+            for key, current in self.modules.state_dict().items():
+                if current.dtype.is_floating_point:
+                    self.average[key].lerp_(current, 1 - decay)
+            running += value.item()
+            if self.step % CHECKPOINT_EVERY == 0 or self.step == steps:
+                self.save()
+                log.info("%s step %d/%d loss %.4f", self.path.stem, self.step, steps, running / CHECKPOINT_EVERY)
+                running = 0.0
+
+
+def draw_images(images: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """A random batch in -1..1, flipped and shifted on its white ground."""
+    batch = images[torch.randint(len(images), (count,), generator=rng)].float() / 127.5 - 1
+    if torch.rand((), generator=rng) < 0.5:
+        batch = batch.flip(-1)
+    shift = torch.randint(-4, 5, (2,), generator=rng).tolist()
+    return batch.roll(shift, dims=(-2, -1))
+
+
+def train_autoencoder(images: Tensor, work: Path, steps: int, seed: int) -> Autoencoder:
+    """Reconstruction with L1 + MSE; noise on the latents makes the decoder forgiving."""
+    torch.manual_seed(seed)
+    model = Autoencoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss(rng: torch.Generator) -> Tensor:
+        batch = draw_images(images, AUTOENCODER_BATCH, rng)
+        latents = model.encode(batch)
+        latents = latents + 0.1 * torch.randn(latents.shape, generator=rng)
+        output = model.decode(latents)
+        return F.l1_loss(output, batch) + F.mse_loss(output, batch)
+
+    stage = Stage(nn.ModuleDict({"autoencoder": model}), work / "autoencoder.safetensors", 1.5e-3)
+    stage.run(steps, seed, loss)
+    model.load_state_dict({k.removeprefix("autoencoder."): v for k, v in stage.average.items()})
+    return model.eval()
+
+
+def reconstruction_psnr(model: Autoencoder, images: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB, mean over the images."""
+    with torch.no_grad():
+        errors = [
+            F.mse_loss(model.decode(model.encode(b)), b, reduction="none").mean((1, 2, 3))
+            for b in (images.float() / 127.5 - 1).split(64)
+        ]
+    return float((10 * torch.log10(4 / torch.cat(errors))).mean())
+
+
+def draw_caption(index: int, choice: float) -> str:
+    """A caption of drawing `index`: mostly "style name", sometimes only the name, its class noun, or nothing."""
+    noun, name = concept_names_seen[index // len(STYLES)]
+    if choice < 0.10:
+        return ""
+    if choice < 0.16:
+        return f"{TEMPLATE} {noun}"
+    if choice < 0.30:
+        return f"{TEMPLATE} {name}"
+    return f"{STYLES[index % len(STYLES)]} {name}"
+
+
+concept_names_seen = concept_names("seen")
+
+
+def alphas_cumprod() -> Tensor:
+    """Stable Diffusion's noise schedule, [1000]: betas linear in their square root from 0.00085 to 0.012."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return (1 - betas).cumprod(0).float()
+
+
+def train_unet(latents: Tensor, work: Path, steps: int, seed: int) -> tuple[TextEncoder, UNet]:
+    """Noise prediction with caption dropout; text encoder and U-Net together."""
+    torch.manual_seed(seed + 1)
+    tokenizer = WordTokenizer(vocabulary())
+    text, unet = TextEncoder(len(tokenizer.words)), UNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    nn.init.normal_(text.word_vectors, std=0.3)
+    for module in unet.modules():
+        last = {"ResBlock": "out_layers", "SpatialTransformer": "proj_out"}.get(type(module).__name__)
+        if last:
+            layer = getattr(module, last)
+            nn.init.zeros_((layer[-1] if isinstance(layer, nn.Sequential) else layer).weight)
+    kept = alphas_cumprod()
+    start, end = tokenizer.ids[START], tokenizer.ids[END]
+
+    def loss(rng: torch.Generator) -> Tensor:
+        indices = torch.randint(len(latents), (UNET_BATCH,), generator=rng)
+        choices = torch.rand(UNET_BATCH, generator=rng).tolist()
+        captions = [draw_caption(i, c) for i, c in zip(indices.tolist(), choices, strict=True)]
+        ids = torch.tensor([frame(tokenizer.encode(caption), start, end) for caption in captions])
+        context = text(text.word_vectors[ids])
+        t = torch.randint(1000, (UNET_BATCH,), generator=rng)
+        noise = torch.randn(latents[indices].shape, generator=rng)
+        signal = kept[t][:, None, None, None]
+        x_t = signal.sqrt() * latents[indices] + (1 - signal).sqrt() * noise
+        return F.mse_loss(unet(x_t, t, context), noise)
+
+    stage = Stage(nn.ModuleDict({"text": text, "unet": unet}), work / "unet.safetensors", 1e-3)
+    stage.run(steps, seed, loss)
+    for name, module in (("text", text), ("unet", unet)):
+        module.load_state_dict(
+            {k.removeprefix(f"{name}."): v for k, v in stage.average.items() if k.startswith(f"{name}.")}
+        )
+    return text, unet
+
+
+def export(folder: Path, autoencoder: Autoencoder, text: TextEncoder, unet: UNet, facts: dict[str, str]) -> None:
+    """Write the moving averages as fp16 safetensors and the vocabulary as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, module in (("autoencoder", autoencoder), ("text", text), ("unet", unet)):
+        weights = {k: v.half().contiguous() for k, v in module.state_dict().items() if v.dtype.is_floating_point}
+        save_file(weights, folder / f"{name}.safetensors", metadata=facts)
+    (folder / "vocabulary.json").write_text(json.dumps(vocabulary(), indent=0) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Parse the arguments, train what is missing, export."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/tiny_base"), help="checkpoints go here")
+    parser.add_argument("--node-modules", type=Path, required=True, help="where npm put the emoji packages")
+    parser.add_argument("--out", type=Path, default=Path("trainer/bases/tiny/weights"), help="exported weights")
+    parser.add_argument("--autoencoder-steps", type=int, default=1800)
+    parser.add_argument("--unet-steps", type=int, default=4400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    images = images_of(args.node_modules, args.work / "images.safetensors")
+    autoencoder = train_autoencoder(images, args.work, args.autoencoder_steps, args.seed)
+    psnr = reconstruction_psnr(autoencoder, images[::7])
+    log.info("autoencoder %.2f dB", psnr)
+    with torch.no_grad():
+        latents = torch.cat([autoencoder.encode(b.float() / 127.5 - 1) for b in images.split(64)])
+    log.info("latents mean %.3f std %.3f", latents.mean(), latents.std())
+    text, unet = train_unet(latents, args.work, args.unet_steps, args.seed)
+    facts = {"seed": str(args.seed), "unet_steps": str(args.unet_steps), "autoencoder_psnr_db": f"{psnr:.2f}"}
+    export(args.out, autoencoder, text, unet, facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Continual personalization of text-to-image diffusion models; plain PyTorch."""

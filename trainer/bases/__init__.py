@@ -1,0 +1,1 @@
+"""One way each to get a base model."""

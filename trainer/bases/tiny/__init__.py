@@ -1,0 +1,1 @@
+"""The embedded base model: Stable Diffusion in miniature."""

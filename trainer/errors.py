@@ -1,0 +1,16 @@
+"""The one error of the pack that is meant for the user to read."""
+
+
+class ContinualLoraError(ValueError):
+    """Something the user can put right.
+
+    Three facts, one sentence each: what was expected, what came, what to do.
+
+    Args:
+        expected: what was wanted, in the user's words.
+        came: what was found instead.
+        do: what to change.
+    """
+
+    def __init__(self, expected: str, came: str, do: str) -> None:
+        super().__init__(f"{expected} {came} {do}")
