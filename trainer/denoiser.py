@@ -47,6 +47,7 @@ class Denoiser(Protocol):
     """A private view of a base model: shares its weights, may carry adapters, never changes the original."""
 
     parameterization: Parameterization
+    architecture: str
     fingerprint: str
     resolution: int
     device: torch.device

@@ -1,0 +1,44 @@
+"""Fixtures around one real ComfyUI server per test session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .checkpoint import build_checkpoint
+from .server import Client, Server
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def comfy_path() -> Path:
+    """A ComfyUI checkout: COMFYUI_PATH, else the one that `make comfyui` puts into build/."""
+    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / "build" / "comfyui")
+    if not (path / "main.py").is_file():
+        pytest.fail(
+            f"There is no ComfyUI in {path}. Run `python -m scripts.comfyui build/comfyui`, "
+            "or set COMFYUI_PATH to a checkout.",
+            pytrace=False,
+        )
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(comfy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(comfy_path, tmp_path_factory.mktemp("comfyui"), ROOT) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Client:
+    return Client(server.url)
+
+
+@pytest.fixture(scope="session")
+def sd15_checkpoint(comfy_path: Path, server: Server) -> str:
+    """Name of a random SD1.5 checkpoint for CheckpointLoaderSimple; kept in build/ from one session to the next."""
+    file = build_checkpoint(comfy_path, ROOT / "build" / "checkpoints" / "sd15_shallow.safetensors")
+    (server.base / "models" / "checkpoints" / file.name).symlink_to(file)
+    return file.name

@@ -1,0 +1,87 @@
+"""LoRA files in kohya's key layout, which ComfyUI, A1111, Forge and the kohya tools read alike."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..errors import ContinualLoraError
+from .factors import Lora, LoraFactors
+
+PREFIX = "lora_unet_"
+
+
+def diffusers_names(unet: nn.Module) -> dict[str, str]:
+    """Layer prefixes of an original-layout U-Net in diffusers' words, which kohya's keys are made of.
+
+    Args:
+        unet: has `input_blocks`, `middle_block`, `output_blocks`.
+
+    Returns:
+        For example {"input_blocks.1.1": "down_blocks.0.attentions.0", "middle_block.1": "mid_block.attentions.0"}.
+    """
+    names: dict[str, str] = {}
+    for side, diffusers, resampler in (("input", "down", "Downsample"), ("output", "up", "Upsample")):
+        level = index = 0
+        for position, block in enumerate(getattr(unet, f"{side}_blocks")):
+            kinds = [type(layer).__name__ for layer in block.children()]
+            if side == "input" and kinds in (["Conv2d"], [resampler]):
+                level, index = level + (resampler in kinds), 0
+                continue
+            names[f"{side}_blocks.{position}.1"] = f"{diffusers}_blocks.{level}.attentions.{index}"
+            index += 1
+            if resampler in kinds:
+                level, index = level + 1, 0
+    names["middle_block.1"] = "mid_block.attentions.0"
+    return names
+
+
+def kohya_key(layer: str, names: Mapping[str, str]) -> str:
+    """The key stem of a layer, "input_blocks.1.1.transformer_blocks.0.attn2.to_k" -> "lora_unet_down_blocks_0_...".
+
+    Args:
+        layer: name of the layer in the U-Net.
+        names: what `diffusers_names` found.
+    """
+    match = re.fullmatch(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.1)\.(.+)", layer)
+    assert match, layer
+    return PREFIX + f"{names[match[1]]}.{match[2]}".replace(".", "_")
+
+
+def to_kohya(lora: Lora, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Plain factors as `<stem>.lora_down.weight`, `<stem>.lora_up.weight`, `<stem>.alpha`."""
+    tensors: dict[str, Tensor] = {}
+    for layer, factors in lora.items():
+        stem = kohya_key(layer, names)
+        tensors[f"{stem}.lora_down.weight"] = factors.down.contiguous()
+        tensors[f"{stem}.lora_up.weight"] = factors.up.contiguous()
+        tensors[f"{stem}.alpha"] = factors.down.new_tensor(factors.alpha)
+    return tensors
+
+
+def from_kohya(tensors: Mapping[str, Tensor], layers: list[str], names: Mapping[str, str]) -> Lora:
+    """Read a file back.
+
+    Args:
+        tensors: of a kohya file.
+        layers: the layers of the U-Net that an adapter may sit on.
+        names: what `diffusers_names` found.
+
+    Raises:
+        ContinualLoraError: a key belongs to none of the layers; nothing is dropped in silence.
+    """
+    stems = {kohya_key(layer, names): layer for layer in layers}
+    unknown = sorted({key.split(".")[0] for key in tensors} - set(stems))
+    if unknown:
+        raise ContinualLoraError(
+            "Every key of the LoRA should belong to a cross-attention key or value of this model.",
+            f"`{unknown[0]}` and {len(unknown) - 1} more do not.",
+            "Use a LoRA of this pack that was trained on the same kind of model.",
+        )
+    return {
+        layer: LoraFactors(
+            tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"], float(tensors[f"{stem}.alpha"])
+        )
+        for stem, layer in stems.items()
+        if f"{stem}.alpha" in tensors
+    }

@@ -1,0 +1,1 @@
+"""Everything about ComfyUI that the trainer needs: its models as ours, and ours as its."""

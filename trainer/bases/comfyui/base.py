@@ -1,0 +1,129 @@
+"""A host's MODEL, CLIP and VAE as a `Denoiser`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from comfy import model_management
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.model_base import ModelType
+from torch import Tensor, nn
+
+from ...adapters.lora import cross_attention_layers
+from ...denoiser import Conditioning, Parameterization, TokenVectors
+from ...errors import ContinualLoraError
+from ..fingerprint import fingerprint
+from ..view import shared_view
+from .tokens import text_encoders, with_tokens
+
+PARAMETERIZATIONS: dict[ModelType, Parameterization] = {ModelType.EPS: "eps", ModelType.V_PREDICTION: "v"}
+# latent channels and context width -> what metadata calls the architecture, and the side of its training images
+ARCHITECTURES = {
+    (4, 768): ("stable-diffusion-v1", 512),
+    (4, 1024): ("stable-diffusion-v2-512", 512),
+    (8, 128): ("continual-lora-tiny", 64),
+}
+
+
+def _scaled_dot_product(func: object, *args: Any, **kwargs: Any) -> Tensor:
+    # The host's chunked attention depends on the free memory of the moment and cannot be trained through.
+    attended: Tensor = attention_pytorch(*args, **kwargs)
+    return attended
+
+
+def _keep_inputs(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # The host's text encoder adds in place onto what its layer norms have just read.
+    return (args[0].clone(), *args[1:])
+
+
+class ComfyBase:
+    """See `Denoiser` for the methods. Build it outside of inference mode; the host's objects are never changed.
+
+    Args:
+        model: MODEL; LoRAs that the user applied belong to the base.
+        clip: CLIP.
+        vae: VAE.
+        resolution: side of the training images in pixels, 0 for the model's own.
+
+    Raises:
+        ContinualLoraError: a kind of model that is not supported.
+    """
+
+    def __init__(self, model: Any, clip: Any, vae: Any, resolution: int = 0) -> None:
+        model_management.load_models_gpu([model, clip.patcher])
+        self._model, self._clip, self._vae = model.model, clip, vae
+        self.device = torch.device(model.load_device)
+        _check_kind(self._model)
+        self.unet = shared_view(self._model.diffusion_model)
+        self.fingerprint = fingerprint(self.unet)
+        self.parameterization: Parameterization = PARAMETERIZATIONS[self._model.model_type]
+        context_width = self.unet.get_parameter(f"{cross_attention_layers(self.unet)[0]}.weight").shape[1]
+        kind = (self._model.latent_format.latent_channels, context_width)
+        self.architecture, own_resolution = ARCHITECTURES[kind]
+        self.resolution = resolution or own_resolution
+        self._text = shared_view(clip.cond_stage_model)
+        for module in self._text.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.register_forward_pre_hook(_keep_inputs)
+        sigmas = self._model.model_sampling.sigmas.float().to(self.device)
+        self._alphas_cumprod: Tensor = 1 / (1 + sigmas.square())
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in 0..1 -> latents in the U-Net's scale."""
+        with torch.no_grad():
+            latents = self._vae.encode(images.movedim(1, -1).cpu())
+            scaled: Tensor = self._model.process_latent_in(latents)
+        return scaled.float().to(self.device)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents in the U-Net's scale -> [B, 3, H, W] in 0..1."""
+        with torch.no_grad():
+            images: Tensor = self._vae.decode(self._model.process_latent_out(latents)).movedim(-1, 1)
+        return images
+
+    def encode_prompt(self, prompt: str, tokens: Mapping[str, TokenVectors]) -> Conditioning:
+        """The text encoder's output; weights and `embedding:` in the prompt work as in the host."""
+        pieces = with_tokens(self._clip.tokenizer, tokens).tokenize_with_weights(prompt)  # type: ignore[attr-defined]
+        self._text.reset_clip_options()  # type: ignore[operator]
+        if self._clip.layer_idx is not None:
+            self._text.set_clip_options({"layer": self._clip.layer_idx})  # type: ignore[operator]
+        context = self._text.encode_token_weights(pieces)[0]  # type: ignore[operator]
+        return Conditioning(context.float().to(self.device))
+
+    def word_vectors(self, word: str) -> TokenVectors:
+        """The mean vector of the word's pieces in each text encoder."""
+        vectors: TokenVectors = {}
+        for encoder, part in text_encoders(self._clip.tokenizer).items():
+            inner = slice(part.tokens_start, -1 if part.tokenizer_adds_end_token else None)
+            ids = torch.tensor(part.tokenizer(word)["input_ids"][inner])
+            table = getattr(self._text, encoder).transformer.get_input_embeddings().weight
+            vectors[encoder] = table[ids.to(table.device)].float().mean(0)
+        return vectors
+
+    def alphas_cumprod(self, t: Tensor) -> Tensor:
+        """[B] timesteps -> [B] share of signal variance."""
+        return self._alphas_cumprod[t]
+
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The raw output of the U-Net, computed in the number format that the host chose for it."""
+        dtype = self._model.manual_cast_dtype or self._model.get_dtype()
+        prediction: Tensor = self.unet(
+            x_t.to(dtype),
+            t.float(),
+            context=conditioning.context.to(dtype),
+            transformer_options={"optimized_attention_override": _scaled_dot_product},
+        )
+        return prediction.float()
+
+
+def _check_kind(model: Any) -> None:
+    layers = cross_attention_layers(model.diffusion_model)
+    width = model.diffusion_model.get_parameter(f"{layers[0]}.weight").shape[1]
+    kind = (model.latent_format.latent_channels, width)
+    if model.model_type not in PARAMETERIZATIONS or kind not in ARCHITECTURES or model.adm_channels:
+        raise ContinualLoraError(
+            "This version teaches Stable Diffusion 1.x and 2.x and the embedded base.",
+            f"The model is a `{type(model).__name__}` of type {model.model_type.name}, {kind[0]} latent channels and "
+            f"prompts {kind[1]} wide.",
+            "Load a checkpoint of one of these families.",
+        )

@@ -1,0 +1,31 @@
+"""Which base model is this? A digest that survives another number format."""
+
+import hashlib
+
+import torch
+from torch import nn
+
+from ..adapters.lora import cross_attention_layers
+
+SAMPLES = 64
+
+
+def fingerprint(unet: nn.Module) -> str:
+    """The sha256 over names, shapes and a sample of the values of the cross-attention's keys and values.
+
+    The values are rounded to bf16, so a model loaded in fp16 or in fp32 is the same model; a merge or a LoRA that the
+    user applied makes another one.
+
+    Args:
+        unet: before an adapter is put in.
+
+    Returns:
+        64 hex digits.
+    """
+    total = hashlib.sha256()
+    for name in cross_attention_layers(unet):
+        weight = unet.get_parameter(f"{name}.weight").detach().flatten()
+        sample = weight[:: max(1, weight.numel() // SAMPLES)][:SAMPLES]
+        bits = sample.float().to(torch.bfloat16).view(torch.int16).cpu()
+        total.update(f"{name} {weight.numel()}".encode() + bits.numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,290 @@
+"""What is taught: a few images of one concept, its token, its class noun and its captions."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from .errors import ContinualLoraError
+
+Alpha = Literal["composite", "mask"]
+Color = tuple[float, float, float]
+
+TEMPLATE = "photo of a <{token}> {class_noun}"
+WHITE: Color = (1.0, 1.0, 1.0)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MIN_SIDE = 8
+MAX_SHORT_SIDE = 1536  # more than any base trains at; a folder of camera photos stays below a gigabyte
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RESERVED = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # never a file name on Windows
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """One concept to teach; checked when it is made.
+
+    Args:
+        name: what the user calls it.
+        token: the new word, without brackets; prompts write it `<token>`. It also names files.
+        class_noun: what kind of thing it is, such as "animal".
+        images: one [3, H, W] in 0..1 each, of any size.
+        masks: for each image [1, H, W] in 0..1, where the loss counts, or None for everywhere.
+        captions: for each image its own description, or "" to use the prompt.
+        digests: for each image the SHA-256 of its pixels, mask and caption as they were given.
+        template: the prompt, with `{token}` and `{class_noun}` to be filled in.
+    """
+
+    name: str
+    token: str
+    class_noun: str
+    images: list[Tensor]
+    masks: list[Tensor | None]
+    captions: list[str]
+    digests: list[str]
+    template: str = TEMPLATE
+
+    def __post_init__(self) -> None:
+        assert len(self.images) == len(self.masks) == len(self.captions) == len(self.digests) > 0
+        check_token(self.token)
+        if not self.class_noun.strip():
+            raise ContinualLoraError(
+                f'Concept "{self.name}" needs a class noun.',
+                "It is empty.",
+                'Set "class_noun" to what kind of thing it is, such as "animal".',
+            )
+        if f"<{self.token}>" not in self.prompt:
+            raise ContinualLoraError(
+                f'The prompt of concept "{self.name}" must contain its token "<{self.token}>".',
+                f'It is "{self.prompt}".',
+                f'Write "<{self.token}>" or "<{{token}}>" where the new word belongs.',
+            )
+
+    @property
+    def prompt(self) -> str:
+        """The template with token and class noun filled in."""
+        return self._fill(self.template)
+
+    @property
+    def prompts(self) -> list[str]:
+        """For each image what it is trained with: its caption, after the prompt if it lacks the token."""
+        filled = [self._fill(caption) for caption in self.captions]
+        return [
+            caption if f"<{self.token}>" in caption else ", ".join(filter(None, (self.prompt, caption)))
+            for caption in filled
+        ]
+
+    def _fill(self, text: str) -> str:
+        return text.replace("{token}", self.token).replace("{class_noun}", self.class_noun.strip())
+
+
+def check_token(token: str) -> None:
+    """Raise unless `token` can be both a word in a prompt and a file name."""
+    if not _TOKEN.fullmatch(token) or _RESERVED.fullmatch(token):
+        raise ContinualLoraError(
+            "A token is 1 to 64 characters long, each a letter A to Z, a digit, - or _, and a valid file name.",
+            f'It is "{token}".',
+            'Set "token" to a made-up word such as "my-fox".',
+        )
+
+
+def bare_token(text: str) -> str:
+    """`text` without blanks and angle brackets around it: `<fox>` and `fox` are the same token."""
+    return text.strip().removeprefix("<").removesuffix(">")
+
+
+def load_concept(
+    folder: Path,
+    *,
+    token: str,
+    class_noun: str,
+    name: str = "",
+    template: str = TEMPLATE,
+    alpha: Alpha = "composite",
+    background: Color = WHITE,
+) -> Concept:
+    """Read every image of a folder, in the order of the file names, upright, with its caption.
+
+    Args:
+        folder: holds the images and, for `fox.png`, the caption `fox.txt` if there is one.
+        token: the new word, with or without angle brackets.
+        class_noun: what kind of thing the concept is.
+        name: what the user calls it; empty means the token.
+        template: the prompt.
+        alpha: "mask" also keeps transparency as a loss mask; both show `background` through it.
+        background: RGB in 0..1.
+    """
+    check_token(bare_token(token))
+    files = _image_files(folder)
+    sources = {file.name: _split_alpha(_decode(file), alpha, background) for file in files}
+    captions = [_caption(file) for file in files]
+    return _make(sources, captions, name=name, token=token, class_noun=class_noun, template=template)
+
+
+def concept_from_batch(
+    images: Tensor,
+    *,
+    token: str,
+    class_noun: str,
+    name: str = "",
+    template: str = TEMPLATE,
+    alpha: Alpha = "composite",
+    background: Color = WHITE,
+) -> Concept:
+    """The concept of an image batch [B, H, W, C] in 0..1, C being 1 (gray), 3 (RGB) or 4 (RGBA).
+
+    The other arguments are those of `load_concept`.
+    """
+    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or not images.numel() or not images.isfinite().all():
+        raise ContinualLoraError(
+            "Expected a batch of images [B, H, W, C] with 1, 3 or 4 channels and no NaN.",
+            f"It has the shape {list(images.shape)} and {int((~images.isfinite()).sum())} values that are not numbers.",
+            'Connect an IMAGE output to "images".',
+        )
+    channels_first = images.detach().to("cpu", torch.float32).clamp(0, 1).permute(0, 3, 1, 2)
+    sources = {
+        f"image {index} of the batch": _split_alpha(image, alpha, background)
+        for index, image in enumerate(channels_first, start=1)
+    }
+    return _make(sources, [""] * len(images), name=name, token=token, class_noun=class_noun, template=template)
+
+
+def prepare(concept: Concept, resolution: int, flip: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Bring every image to the base's size: the short side is fitted, the middle is kept.
+
+    Args:
+        concept: its images may have any size.
+        resolution: R, the side of the square.
+        flip: append a mirrored copy of each; whoever goes on repeats `concept.prompts` likewise.
+
+    Returns:
+        Images [N, 3, R, R] in 0..1, and masks [N, 1, R, R] in 0..1 or None if no image has one.
+    """
+    images = torch.stack([_fit(image, resolution) for image in concept.images])
+    masks = None
+    if any(mask is not None for mask in concept.masks):
+        everywhere = torch.ones(1, resolution, resolution)
+        masks = torch.stack([everywhere if mask is None else _fit(mask, resolution) for mask in concept.masks])
+        for index, mask in enumerate(masks):
+            if not mask.any():
+                raise ContinualLoraError(
+                    f'Image {index + 1} of concept "{concept.name}" must have something to learn inside its mask.',
+                    "It is fully transparent after the crop to a square.",
+                    'Remove the image, crop it yourself, or set "alpha" to "composite".',
+                )
+    if flip:
+        images = torch.cat([images, images.flip(-1)])
+        masks = None if masks is None else torch.cat([masks, masks.flip(-1)])
+    return images, masks
+
+
+def _make(sources: dict[str, tuple[Tensor, Tensor | None]], captions: list[str], **words: str) -> Concept:
+    """Check the sizes, take the digests of what was given, and shrink what is too large to keep."""
+    for label, (image, _) in sources.items():
+        height, width = image.shape[-2:]
+        if min(height, width) < MIN_SIDE:
+            raise ContinualLoraError(
+                f"Each side of an image must be at least {MIN_SIDE} pixels.",
+                f'"{label}" is {width} x {height}.',
+                "Remove it or use a larger picture.",
+            )
+    pairs = list(sources.values())
+    token = bare_token(words["token"])
+    return Concept(
+        name=words["name"].strip() or token,
+        token=token,
+        class_noun=words["class_noun"],
+        images=[_shrink(image) for image, _ in pairs],
+        masks=[None if mask is None else _shrink(mask) for _, mask in pairs],
+        captions=captions,
+        digests=[_digest(image, mask, caption) for (image, mask), caption in zip(pairs, captions, strict=True)],
+        template=words["template"],
+    )
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ContinualLoraError(
+            "Expected a folder with images of the concept.",
+            f'There is no folder "{folder}".',
+            "Check the path, or create the folder and put the images into it.",
+        )
+    visible = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    files = sorted((file for file in visible if file.suffix.lower() in SUFFIXES), key=lambda file: file.name)
+    if not files:
+        raise ContinualLoraError(
+            f"Expected at least one image ({', '.join(SUFFIXES)}) in the folder.",
+            f'"{folder}" has {len(visible)} other files and no image.',
+            "Put a few images of the concept directly into it.",
+        )
+    return files
+
+
+def _caption(file: Path) -> str:
+    text = file.with_suffix(".txt")
+    try:
+        return " ".join(text.read_text(encoding="utf-8-sig").split()) if text.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise ContinualLoraError(
+            "A caption file must be text in UTF-8.", f'"{text.name}" is not.', "Save it again with the encoding UTF-8."
+        ) from error
+
+
+def _decode(file: Path) -> Tensor:
+    """The upright picture, [3, H, W] or with transparency [4, H, W], in 0..1."""
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+    except Exception as error:  # a decoder may raise anything on a broken file
+        raise ContinualLoraError(
+            f'"{file.name}" must be a readable image.', f"It could not be decoded: {error}.", "Remove or replace it."
+        ) from error
+    if image.mode.startswith("I"):
+        gray = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535).clamp(0, 1)
+        return gray.expand(3, -1, -1).contiguous()
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return torch.from_numpy(np.array(image.convert(mode), dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
+
+
+def _split_alpha(image: Tensor, alpha: Alpha, background: Color) -> tuple[Tensor, Tensor | None]:
+    """[1, 3 or 4, H, W] -> RGB over the background, rgb * a + background * (1 - a), and the mask or None."""
+    if len(image) < 4:
+        return image.expand(3, -1, -1).contiguous(), None
+    rgb, opacity = image[:3], image[3:]
+    color = torch.tensor(background, dtype=torch.float32)[:, None, None]
+    keep = alpha == "mask" and bool((opacity < 1).any())
+    return rgb * opacity + color * (1 - opacity), opacity.clone() if keep else None
+
+
+def _digest(image: Tensor, mask: Tensor | None, caption: str) -> str:
+    digest = hashlib.sha256(f"{list(image.shape)} {mask is not None} ".encode())
+    for part in (image, mask):
+        if part is not None:
+            digest.update(part.contiguous().numpy().tobytes())
+    digest.update(caption.encode())
+    return digest.hexdigest()
+
+
+def _resize(image: Tensor, short_side: int) -> Tensor:
+    """[C, H, W] with its shorter side at `short_side`, bicubic, antialiased, in 0..1."""
+    height, width = image.shape[-2:]
+    if min(height, width) == short_side:
+        return image
+    size = [max(short_side, round(side * short_side / min(height, width))) for side in (height, width)]
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def _shrink(image: Tensor) -> Tensor:
+    return _resize(image, MAX_SHORT_SIDE) if min(image.shape[-2:]) > MAX_SHORT_SIDE else image
+
+
+def _fit(image: Tensor, resolution: int) -> Tensor:
+    resized = _resize(image, resolution)
+    top, left = ((side - resolution) // 2 for side in resized.shape[-2:])
+    return resized[:, top : top + resolution, left : left + resolution]

@@ -1,0 +1,133 @@
+"""The training loop: one page, a generator."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .adapters.lora import LoraAdapter
+from .denoiser import Conditioning, Denoiser, TokenVectors
+from .losses.denoising import draw_batch
+from .methods.method import Method
+from .settings import TrainSettings
+from .task import StepRecord, step_rng
+
+
+def schedule_factor(step: int, settings: TrainSettings) -> float:
+    """Share of the learning rate at `step` (0-based): linear warm-up, then constant, half a cosine, or linear to 0."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 + 0.5 * math.cos(math.pi * progress)}[
+        settings.schedule
+    ]
+
+
+class TrainState:
+    """All that changes while one concept is taught; saved and restored to the bit.
+
+    Args:
+        adapter: the live LoRA.
+        token: where the new token's vectors start.
+        settings: learning rates and weight decay.
+    """
+
+    def __init__(self, adapter: LoraAdapter, token: TokenVectors, settings: TrainSettings) -> None:
+        self.adapter = adapter
+        self.token = {name: nn.Parameter(value.detach().clone().float()) for name, value in token.items()}
+        self.step = 0
+        self.losses: list[float] = []
+        self.penalties: list[float] = []
+        self.parameters: dict[str, nn.Parameter] = {
+            **adapter.parameters,
+            **{f"token.{name}": value for name, value in self.token.items()},
+        }
+        groups = [
+            {
+                "params": list(adapter.parameters.values()),
+                "lr": settings.learning_rate,
+                "weight_decay": settings.weight_decay,
+            },
+            {"params": list(self.token.values()), "lr": settings.token_learning_rate, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups)
+        self.peaks = [settings.learning_rate, settings.token_learning_rate]
+        for value in self.token.values():
+            value.requires_grad_(settings.token_learning_rate > 0)
+
+    def frozen_token(self) -> TokenVectors:
+        """The token's vectors as they are now, copies without a graph."""
+        return {name: value.detach().clone() for name, value in self.token.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters, optimizer moments, logs and the step; the generator is a function of the seed and the step."""
+        tensors = {f"parameter.{name}": value.detach().cpu() for name, value in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{key}.{name}"] = value.cpu()
+        tensors["step"] = torch.tensor(self.step)
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors["penalties"] = torch.tensor(self.penalties, dtype=torch.float64)
+        return tensors
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        self.step = int(tensors["step"])
+        self.losses, self.penalties = tensors["losses"].tolist(), tensors["penalties"].tolist()
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(tensors[f"parameter.{name}"])
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if (saved := tensors.get(f"optimizer.{key}.{name}")) is not None:
+                    device = "cpu" if key == "step" else parameter.device
+                    self.optimizer.state[parameter][key] = saved.clone().to(device)
+
+
+def train_concept(
+    denoiser: Denoiser,
+    latents: Tensor,
+    masks: Tensor | None,
+    encode: Callable[[Tensor], Conditioning],
+    state: TrainState,
+    methods: Iterable[Method],
+    settings: TrainSettings,
+    seed: str,
+) -> Iterator[StepRecord]:
+    """Train until `settings.steps`; `state` is complete whenever a record is yielded or an exception leaves.
+
+    Args:
+        denoiser: the view that carries the adapter.
+        latents: x_0, [N, C, h, w].
+        masks: [N, 1, h, w] in 0..1, or None.
+        encode: indices of images [B] -> their prompts, with the token's graph.
+        state: goes on from its step.
+        methods: add their penalties.
+        settings: steps, batch size, schedule, clipping.
+        seed: of the task, "<seed>/<index>".
+    """
+    bf16 = uses_bf16(settings.mixed_precision, denoiser.device)
+    while state.step < settings.steps:
+        rng = step_rng(seed, "train", state.step)
+        indices = torch.randint(len(latents), (settings.batch_size,), generator=rng)
+        batch = draw_batch(denoiser, latents, masks, indices, rng)
+        with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=bf16):
+            loss = batch.error(encode(indices)).mean()
+        penalties = [p for m in methods if (p := m.penalty(state.adapter.parameters)) is not None]
+        penalty = torch.stack(penalties).sum() if penalties else loss.new_zeros(())
+        state.optimizer.zero_grad(set_to_none=True)
+        (loss + penalty).backward()
+        trained = [p for group in state.optimizer.param_groups for p in group["params"] if p.requires_grad]
+        nn.utils.clip_grad_norm_(trained, settings.gradient_clip)
+        for group, peak in zip(state.optimizer.param_groups, state.peaks, strict=True):
+            group["lr"] = peak * schedule_factor(state.step, settings)
+        state.optimizer.step()
+        state.step += 1
+        state.losses.append(loss.item())
+        state.penalties.append(penalty.item())
+        yield StepRecord("train", state.step, settings.steps, state.losses[-1], state.penalties[-1])
+
+
+def uses_bf16(mixed_precision: str, device: torch.device) -> bool:
+    """Whether training passes run in bf16: asked for, or "auto" on a GPU that computes in it natively."""
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return mixed_precision == "bf16" or (mixed_precision == "auto" and native)

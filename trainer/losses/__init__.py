@@ -1,0 +1,1 @@
+"""Every formula of the trainer as a pure function."""

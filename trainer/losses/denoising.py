@@ -1,0 +1,104 @@
+"""The diffusion loss: noise an image, predict, compare."""
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Conditioning, Denoiser, Parameterization
+
+
+def add_noise(x_0: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """x_t = sqrt(a) x_0 + sqrt(1 - a) noise.
+
+    Source: Ho et al., arXiv 2006.11239, eq. 4.
+
+    Args:
+        x_0: latents, [B, C, H, W].
+        noise: standard normal, [B, C, H, W].
+        alphas_cumprod: a, the share of signal variance, [B] in 0..1.
+    """
+    signal = alphas_cumprod[:, None, None, None]
+    return signal.sqrt() * x_0 + (1 - signal).sqrt() * noise
+
+
+def prediction_target(x_0: Tensor, noise: Tensor, alphas_cumprod: Tensor, parameterization: Parameterization) -> Tensor:
+    """What the U-Net should answer: the noise (eps), or v = sqrt(a) noise - sqrt(1 - a) x_0.
+
+    Source: Salimans & Ho, arXiv 2202.00512, for v.
+
+    Args:
+        x_0: latents, [B, C, H, W].
+        noise: standard normal, [B, C, H, W].
+        alphas_cumprod: a, [B] in 0..1.
+        parameterization: "eps" or "v".
+    """
+    if parameterization == "eps":
+        return noise
+    signal = alphas_cumprod[:, None, None, None]
+    return signal.sqrt() * noise - (1 - signal).sqrt() * x_0
+
+
+def denoising_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Error e = mean over C, H, W of (target - prediction)^2, per sample.
+
+    Source: Jha et al., arXiv 2410.00700, eq. 2; Ho et al., eq. 14.
+
+    Args:
+        prediction: [B, C, H, W].
+        target: [B, C, H, W].
+        mask: [B, 1, H, W] in 0..1, the weight of each place; None weighs all the same.
+
+    Returns:
+        [B], >= 0, computed in fp32.
+    """
+    squares = (target.float() - prediction.float()).square()
+    if mask is None:
+        return squares.mean((1, 2, 3))
+    return (squares * mask).sum((1, 2, 3)) / (mask.sum((1, 2, 3)) * squares.shape[1]).clamp_min(1e-8)
+
+
+class NoisedBatch:
+    """One draw of (image, t, noise), shared by all prompts that are compared on it.
+
+    Args:
+        denoiser: gives the schedule and the parameterization.
+        x_0: latents, [B, C, H, W].
+        t: timesteps, [B] in 0..999.
+        noise: standard normal, [B, C, H, W].
+        mask: [B, 1, H, W] in 0..1 or None.
+    """
+
+    def __init__(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, noise: Tensor, mask: Tensor | None = None) -> None:
+        signal = denoiser.alphas_cumprod(t)
+        self.denoiser, self.t, self.mask = denoiser, t, mask
+        self.x_t = add_noise(x_0, noise, signal)
+        self.target = prediction_target(x_0, noise, signal, denoiser.parameterization)
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def error(self, conditioning: Conditioning) -> Tensor:
+        """Denoising error of each sample under one prompt, [B]."""
+        prediction = self.denoiser.predict(self.x_t, self.t, conditioning.expand(len(self)))
+        return denoising_error(prediction, self.target, self.mask)
+
+    def errors(self, conditionings: list[Conditioning]) -> Tensor:
+        """Denoising errors under K prompts in one pass of the U-Net, [K, B]."""
+        count, batch = len(conditionings), len(self)
+
+        def repeat(x: Tensor) -> Tensor:
+            return x.repeat(count, *[1] * (x.dim() - 1))
+
+        prompts = Conditioning.cat([c.expand(batch) for c in conditionings])
+        prediction = self.denoiser.predict(repeat(self.x_t), repeat(self.t), prompts)
+        mask = None if self.mask is None else repeat(self.mask)
+        return denoising_error(prediction, repeat(self.target), mask).view(count, batch)
+
+
+def draw_batch(
+    denoiser: Denoiser, latents: Tensor, masks: Tensor | None, indices: Tensor, rng: torch.Generator
+) -> NoisedBatch:
+    """Noise the chosen latents with t uniform in 0..999 and standard normal noise, both drawn on the CPU from `rng`."""
+    t = torch.randint(1000, (len(indices),), generator=rng)
+    noise = torch.randn(len(indices), *latents.shape[1:], generator=rng)
+    chosen = None if masks is None else masks[indices]
+    return NoisedBatch(denoiser, latents[indices], t.to(latents.device), noise.to(latents), chosen)

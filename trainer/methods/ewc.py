@@ -1,0 +1,138 @@
+"""Online elastic weight consolidation, with a Fisher that may know the classes (EWC-DC).
+
+lambda * sum_i F_i (theta_i - theta*_i)^2 with one running F and one anchor theta*, constant in the number of tasks.
+Source: Kirkpatrick et al., arXiv 1612.00796; Schwarz et al., arXiv 1805.06370 (online);
+Jha et al., arXiv 2410.00700, section 3.1 (F from L_den + CE of the diffusion classifier).
+Ours: each task's F is scaled to mean 1 before it is added, so that lambda means the same with and without DC, whose
+gradient carries 1 / tau.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..classifier import (
+    calibrated_temperature,
+    cross_entropy_error_gradient,
+    dc_log_scores,
+    entropy,
+    prompt_subset,
+    weighted_backward,
+)
+from ..denoiser import Conditioning
+from ..losses.denoising import NoisedBatch, draw_batch
+from ..losses.fisher import normalized, per_sample_gradients, sum_of_squares
+from ..losses.quadratic import quadratic_penalty
+from ..settings import TrainSettings
+from ..task import StepRecord, TrainedTask, step_rng
+from .method import Method
+
+NAME = "ewc"
+CALIBRATION_BATCHES = 4
+
+
+class EWC(Method):
+    """See the module.
+
+    Args:
+        settings: `penalty_weight`, `fisher_draws`, `fisher_decay`, `batch_size`, `num_prompts`, `temperature`,
+            `low_memory` take effect.
+        classifier: whether the Fisher's objective is L_den + CE(DC scores, c_n), else L_den alone.
+    """
+
+    def __init__(self, settings: TrainSettings, classifier: bool = False) -> None:
+        super().__init__(settings)
+        self.classifier = classifier
+        self.fisher: dict[str, Tensor] = {}
+        self.anchor: dict[str, Tensor] = {}
+
+    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor | None:
+        """Lambda * sum F (theta - theta*)^2; None at the first task."""
+        if not self.anchor:
+            return None
+        return self.settings.penalty_weight * quadratic_penalty(parameters, self.anchor, self.fisher)
+
+    def end_task(self, task: TrainedTask) -> Iterator[StepRecord]:
+        """F <- gamma F + F_n / mean(F_n), theta* <- theta."""
+        temperature = self.settings.temperature or (self._calibrate(task) if self.classifier else 1.0)
+        total = {name: torch.zeros_like(value) for name, value in task.parameters.items()}
+        size, draws = self.settings.batch_size, self.settings.fisher_draws
+        num_batches = math.ceil(draws / size)
+        reported: list[Mapping[str, float]] = []
+        for step in range(num_batches):
+            count = min(size, draws - step * size)
+            record, squares = self._draw(task, step, count, temperature, num_batches)
+            for name, value in squares.items():
+                total[name] += value / draws
+            reported.append(record.values)
+            yield record
+        fresh, mean = normalized(total)
+        gamma = self.settings.fisher_decay
+        self.fisher = {n: gamma * self.fisher[n] + f if n in self.fisher else f for n, f in fresh.items()}
+        self.anchor = {name: value.detach().clone() for name, value in task.parameters.items()}
+        means = {key: sum(values[key] for values in reported) / num_batches for key in reported[0]}
+        values = {"fisher_mean_unscaled": mean, "temperature": temperature, **means}
+        yield StepRecord("fisher", num_batches, num_batches, record.loss, values=values)
+
+    def _draw(
+        self, task: TrainedTask, step: int, count: int, temperature: float, total: int
+    ) -> tuple[StepRecord, dict[str, Tensor]]:
+        batch, prompts = self._batch(task, "fisher", step, count)
+        with torch.no_grad():
+            errors = torch.stack([batch.error(prompt) for prompt in prompts])
+        # The true class, c_n, is the first prompt: its error is L_den itself.
+        truth = torch.zeros_like(errors)
+        truth[0] = 1.0
+        weights, values = truth, {}
+        if self.classifier:
+            weights = truth + cross_entropy_error_gradient(errors, truth, temperature)
+            log_scores = dc_log_scores(errors, temperature)
+            accuracy = (errors.argmin(0) == 0).float().mean()
+            values = {"dc_entropy": float(entropy(log_scores).mean()), "dc_accuracy": float(accuracy)}
+        with per_sample_gradients(task.layers, count) as gradients:
+            weighted_backward(batch, prompts, weights, self.settings.low_memory)
+        for parameter in task.parameters.values():
+            parameter.grad = None
+        return StepRecord("fisher", step + 1, total, float(errors[0].mean()), values=values), sum_of_squares(gradients)
+
+    def _batch(self, task: TrainedTask, phase: str, step: int, count: int) -> tuple[NoisedBatch, list[Conditioning]]:
+        rng = step_rng(task.seed, phase, step)
+        # Images in turn, so that every epoch sees each of them once.
+        indices = (step * self.settings.batch_size + torch.arange(count)) % len(task.latents)
+        batch = draw_batch(task.denoiser, task.latents, task.masks, indices, rng)
+        if not self.classifier:
+            return batch, [task.prompt]
+        chosen = prompt_subset(len(task.earlier_prompts), self.settings.num_prompts, rng)
+        return batch, [task.prompt, task.base_prompt, *(task.earlier_prompts[j] for j in chosen)]
+
+    def _calibrate(self, task: TrainedTask) -> float:
+        """Tau from the spread of the errors over the prompts on a few batches of their own."""
+        spreads = []
+        for step in range(CALIBRATION_BATCHES):
+            batch, prompts = self._batch(task, "calibration", step, min(self.settings.batch_size, len(task.latents)))
+            with torch.no_grad():
+                spreads.append(calibrated_temperature(torch.stack([batch.error(prompt) for prompt in prompts])))
+        return sum(spreads) / len(spreads)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`fisher.<name>` and `anchor.<name>`, on the CPU."""
+        parts = (("fisher", self.fisher), ("anchor", self.anchor))
+        return {f"{part}.{name}": value.cpu() for part, tensors in parts for name, value in tensors.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over F and theta*."""
+        self.fisher, self.anchor = (
+            {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
+            for part in ("fisher.", "anchor.")
+        )
+
+    def begin_task(self, parameters: Mapping[str, Tensor]) -> None:
+        """Move F and theta* to where theta lives."""
+        for tensors in (self.fisher, self.anchor):
+            for name in tensors:
+                tensors[name] = tensors[name].to(parameters[name].device)
+
+
+METHOD = EWC

@@ -1,0 +1,31 @@
+"""Learned tokens in prompts: `<name>` stands for the word vector of a taught concept."""
+
+import re
+from collections.abc import Iterable
+
+
+def split_tokens(prompt: str, names: Iterable[str]) -> list[str]:
+    """Cut a prompt at its tokens.
+
+    Args:
+        prompt: for example "photo of a <fox1> animal".
+        names: the tokens that are known, without brackets.
+
+    Returns:
+        Text and tokens in order; a token is a piece `<name>`. "a <b> c" with {"b"} gives ["a ", "<b>", " c"].
+    """
+    known = "|".join(re.escape(f"<{name}>") for name in sorted(names))
+    return [piece for piece in re.split(f"({known})", prompt) if piece] if known else [prompt]
+
+
+def token_of(piece: str, names: Iterable[str]) -> str | None:
+    """The name in a piece `<name>` if it is a known token, else None."""
+    name = piece[1:-1] if piece.startswith("<") and piece.endswith(">") else None
+    return name if name in set(names) else None
+
+
+def without_tokens(prompt: str, names: Iterable[str]) -> str:
+    """The prompt with its tokens left out, for text encoders that never learned them."""
+    names = list(names)
+    kept = [piece for piece in split_tokens(prompt, names) if token_of(piece, names) is None]
+    return " ".join("".join(kept).split())

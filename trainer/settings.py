@@ -1,0 +1,127 @@
+"""Every setting of a training, said once: type, default, limits, help; widgets, flags and metadata come from here."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .errors import ContinualLoraError
+
+
+def setting(default: Any, help: str, **limits: Any) -> Any:  # noqa: ANN401
+    """A dataclass field with its help and limits (`minimum`, `maximum`, `step`, `choices`, `advanced`)."""
+    return field(default=default, metadata={"help": help, **limits})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How one concept is taught."""
+
+    recipe: str = setting(
+        "lora_ewc_dc",
+        "What keeps the earlier concepts: nothing (lora), elastic weight "
+        "consolidation (lora_ewc), or the same with a Fisher that knows the classes (lora_ewc_dc).",
+    )
+    steps: int = setting(1000, "Training steps for this concept.", minimum=1, maximum=100_000)
+    rank: int = setting(16, "Rank of the LoRA. Every concept of a sequence shares it.", minimum=1, maximum=128)
+    learning_rate: float = setting(2e-4, "Learning rate of the LoRA.", minimum=0.0, maximum=1.0, step=1e-6)
+    penalty_weight: float = setting(
+        1.0,
+        "How strongly earlier concepts are held (lambda). Has no effect on the first concept or with lora.",
+        minimum=0.0,
+        maximum=1e6,
+        step=0.01,
+    )
+    seed: int = setting(0, "Seed of every random draw. Same seed, same file.", minimum=0, maximum=2**63 - 1)
+    batch_size: int = setting(2, "Images per step.", minimum=1, maximum=256, advanced=True)
+    alpha: float = setting(
+        0.0, "LoRA alpha; 0 means the same as the rank.", minimum=0.0, maximum=1024.0, step=0.5, advanced=True
+    )
+    token_learning_rate: float = setting(
+        1e-3, "Learning rate of the concept's word vector.", minimum=0.0, maximum=1.0, step=1e-6, advanced=True
+    )
+    weight_decay: float = setting(
+        0.0, "Weight decay of AdamW on the LoRA.", minimum=0.0, maximum=1.0, step=0.001, advanced=True
+    )
+    gradient_clip: float = setting(
+        1.0, "Largest gradient norm of a step.", minimum=0.001, maximum=1e6, step=0.1, advanced=True
+    )
+    schedule: str = setting(
+        "constant",
+        "Course of the learning rates after the warm-up.",
+        choices=("constant", "cosine", "linear"),
+        advanced=True,
+    )
+    warmup_steps: int = setting(
+        0, "Steps over which the learning rates rise from zero.", minimum=0, maximum=100_000, advanced=True
+    )
+    flip: bool = setting(False, "Also train on the mirrored images.", advanced=True)
+    mixed_precision: str = setting(
+        "auto",
+        "Number format of the training passes; auto takes bf16 where the device computes in it natively.",
+        choices=("auto", "no", "bf16"),
+        advanced=True,
+    )
+    base_concept: str = setting(
+        "",
+        "A common concept that the base knows, the anchor class c_0 of the scores. Empty means `photo of a person`, "
+        "or `photo of a tree` when the class noun is a person.",
+        advanced=True,
+    )
+    num_prompts: int = setting(
+        5, "Prompts compared by the diffusion classifier (k).", minimum=2, maximum=64, advanced=True
+    )
+    temperature: float = setting(
+        0.0,
+        "Temperature tau of the scores; 0 calibrates it to the spread of the errors.",
+        minimum=0.0,
+        maximum=100.0,
+        step=0.001,
+        advanced=True,
+    )
+    fisher_draws: int = setting(
+        200, "Random (image, time, noise) draws for the Fisher information.", minimum=1, maximum=100_000, advanced=True
+    )
+    fisher_decay: float = setting(
+        1.0,
+        "Share of the earlier Fisher that is kept at each concept (gamma).",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+        advanced=True,
+    )
+    low_memory: bool = setting(
+        True,
+        "Back-propagate one prompt at a time while the Fisher is computed: the same result with the memory of "
+        "one prompt.",
+        advanced=True,
+    )
+    checkpoint_every: int = setting(
+        100, "Steps between the states that a killed training goes on from.", minimum=1, maximum=100_000, advanced=True
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value against its limits.
+
+        Raises:
+            ContinualLoraError: names the setting, its range and the value.
+        """
+        for item in fields(self):
+            check_limits(item.name, getattr(self, item.name), item.metadata)
+
+    @property
+    def effective_alpha(self) -> float:
+        """Alpha, with its 0 read as the rank."""
+        return self.alpha or float(self.rank)
+
+
+def check_limits(name: str, value: Any, limits: Any) -> None:  # noqa: ANN401
+    """Raise if `value` lies outside the limits of its field."""
+    if "choices" in limits and value not in limits["choices"]:
+        raise ContinualLoraError(
+            f'"{name}" should be one of {", ".join(limits["choices"])}.', f"It is `{value}`.", "Choose one of them."
+        )
+    if "minimum" in limits and not limits["minimum"] <= value <= limits["maximum"]:
+        raise ContinualLoraError(
+            f'"{name}" should lie between {limits["minimum"]} and {limits["maximum"]}.',
+            f"It is {value}.",
+            "Set it to a value in this range.",
+        )

@@ -1,0 +1,64 @@
+"""What a method may see of the task at hand, and what a training step reports."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .denoiser import Conditioning, Denoiser
+
+
+def step_rng(seed: str, phase: str, step: int) -> torch.Generator:
+    """The generator of one step: a function of (seed, phase, step), so a resumed training draws what it would have."""
+    digest = hashlib.sha256(f"{seed}/{phase}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of any phase.
+
+    Attributes:
+        phase: "train", or the method's own word ("fisher").
+        step: 1..total.
+        total: steps of this phase.
+        loss: mean denoising error of the batch.
+        penalty: what the methods added to it.
+        values: further figures to log, by name.
+    """
+
+    phase: str
+    step: int
+    total: int
+    loss: float
+    penalty: float = 0.0
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainedTask:
+    """A task after its training: the token is frozen, so every prompt is encoded once.
+
+    Attributes:
+        denoiser: the view that carries the adapter.
+        latents: x_0 of the task's images, [N, C, h, w].
+        masks: [N, 1, h, w] in 0..1, or None.
+        base_prompt: c_0.
+        prompt: c_n.
+        earlier_prompts: c_1 .. c_{n-1}.
+        parameters: theta, the adapter's trainable tensors by name.
+        layers: the linear layer behind each of them, for per-sample gradients.
+        seed: of the task, "<seed>/<index>".
+    """
+
+    denoiser: Denoiser
+    latents: Tensor
+    masks: Tensor | None
+    base_prompt: Conditioning
+    prompt: Conditioning
+    earlier_prompts: list[Conditioning]
+    parameters: Mapping[str, nn.Parameter]
+    layers: Mapping[str, nn.Module]
+    seed: str

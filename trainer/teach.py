@@ -1,0 +1,235 @@
+"""Teach one concept: check, find what is already there, train, commit; cancel at any step without loss."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .adapters.kohya import diffusers_names, from_kohya, to_kohya
+from .adapters.lora import LoraAdapter, cross_attention_layers, state_of
+from .concept import Concept, prepare
+from .denoiser import Conditioning, Denoiser, TokenVectors
+from .errors import ContinualLoraError
+from .files import write_tensors
+from .loop import TrainState, train_concept
+from .metadata import lora_metadata
+from .recipes import build_methods
+from .sequence import ConceptSequence, TaskRecord, digest
+from .settings import TrainSettings
+from .task import StepRecord, TrainedTask, step_rng
+
+# These change how a task is computed, not what comes out.
+NOT_IN_KEY = {"checkpoint_every", "low_memory"}
+PERSON_NOUNS = {"person", "man", "woman", "boy", "girl", "baby", "face"}
+
+
+def base_prompt(settings: TrainSettings, class_noun: str) -> str:
+    """c_0: a common concept that the base knows and that is not the class to be learned."""
+    default = "photo of a tree" if class_noun.lower() in PERSON_NOUNS else "photo of a person"
+    return settings.base_concept or default
+
+
+def task_record(sequence: ConceptSequence, concept: Concept, settings: TrainSettings) -> TaskRecord:
+    """The record of the task to come, its key made from all that it depends on."""
+    chosen = {name: value for name, value in asdict(settings).items() if name not in NOT_IN_KEY}
+    depends_on = {
+        "parent": sequence.head,
+        "base": sequence.base,
+        "concept": [concept.name, concept.token, concept.class_noun, concept.prompt, concept.prompts],
+        "images": concept.digests,
+        "settings": chosen,
+    }
+    key, index = digest(depends_on), len(sequence.tasks) + 1
+    return TaskRecord(
+        key=key,
+        parent=sequence.head,
+        folder=f"{index:02d}-{concept.token}-{key[:12]}",
+        index=index,
+        concept=concept.name,
+        token=concept.token,
+        class_noun=concept.class_noun,
+        prompt=concept.prompt,
+        recipe=settings.recipe,
+        settings=asdict(settings),
+        image_digests=concept.digests,
+        values={},
+    )
+
+
+def check_fits(sequence: ConceptSequence, concept: Concept, settings: TrainSettings, denoiser: Denoiser) -> None:
+    """Everything that can be wrong, before any training.
+
+    Raises:
+        ContinualLoraError: another base, another rank, a token in use, an unknown recipe, no cross-attention.
+    """
+    sequence.check_base(denoiser.fingerprint)
+    cross_attention_layers(denoiser.unet)
+    build_methods(settings)
+    for task in sequence.tasks:
+        if task.token == concept.token:
+            raise ContinualLoraError(
+                f'"token" should be new to "{sequence.root.name}".',
+                f"`{concept.token}` already stands for its concept {task.index}, {task.concept}.",
+                "Choose another token.",
+            )
+        if task.settings["rank"] != settings.rank:
+            raise ContinualLoraError(
+                f'To go on from "{sequence.root.name}", "rank" should be {task.settings["rank"]}, its own.',
+                f"This node is set to rank {settings.rank}.",
+                f'Set "rank" to {task.settings["rank"]}, or start a new sequence.',
+            )
+
+
+def teach(
+    denoiser: Denoiser,
+    concept: Concept,
+    settings: TrainSettings,
+    sequence: ConceptSequence,
+    on_step: Callable[[StepRecord], None] = lambda record: None,
+) -> ConceptSequence:
+    """Add one concept to a sequence.
+
+    Args:
+        denoiser: a fresh view of the base; it carries the new adapter afterwards.
+        concept: what to teach.
+        settings: how.
+        sequence: the line to go on from.
+        on_step: told after every step of every phase; what it raises stops the training, which can be resumed.
+
+    Returns:
+        The line with the concept as its newest task; at once, without training, if it is on disk already.
+    """
+    check_fits(sequence, concept, settings, denoiser)
+    task = task_record(sequence, concept, settings)
+    if done := sequence.find(task.key):
+        return done
+    training = _Training(denoiser, concept, settings, sequence, task)
+    partial = sequence.partial_path(task.key)
+    if partial.exists():
+        training.state.load_state_dict(load_file(partial))
+    try:
+        reports = training.run(on_step)
+    except BaseException:
+        write_tensors(partial, training.state.state_dict())
+        raise
+    return training.commit(reports)
+
+
+class _Training:
+    """One task in the making: the adapter on its view, the token, the methods with what they carried here."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        concept: Concept,
+        settings: TrainSettings,
+        sequence: ConceptSequence,
+        task: TaskRecord,
+    ) -> None:
+        self.denoiser, self.concept, self.settings = denoiser, concept, settings
+        self.sequence, self.task = sequence, task
+        self.seed = f"{settings.seed}/{task.index}"
+        rng = step_rng(self.seed, "initialize", 0)
+        adapter = LoraAdapter(denoiser.unet, settings.rank, settings.effective_alpha, rng)
+        self.names = diffusers_names(denoiser.unet)
+        self.methods = build_methods(settings)
+        if sequence.head:
+            lora = from_kohya(sequence.lora(sequence.tasks[-1]), adapter.names, self.names)
+            adapter.load_state_dict(state_of(lora))
+            carried = sequence.method_state()
+            for name, method in self.methods.items():
+                method.load_state_dict(
+                    {k.removeprefix(f"{name}."): v for k, v in carried.items() if k.startswith(f"{name}.")}
+                )
+        self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings)
+        self.earlier_tokens = {name: self._placed(vectors) for name, vectors in sequence.tokens().items()}
+        self.latents, self.masks = _encode_images(denoiser, concept, settings)
+
+    def run(self, on_step: Callable[[StepRecord], None]) -> dict[str, float]:
+        """All phases of the task; returns the last value of every figure that was reported."""
+        state, methods, settings = self.state, self.methods.values(), self.settings
+        partial = self.sequence.partial_path(self.task.key)
+        for method in methods:
+            method.begin_task(state.adapter.parameters)
+        steps = train_concept(
+            self.denoiser, self.latents, self.masks, self._prompt_encoder(), state, methods, settings, self.seed
+        )
+        for record in steps:
+            on_step(record)
+            if record.step % settings.checkpoint_every == 0:
+                write_tensors(partial, state.state_dict())
+        trained = self._trained_task()
+        reports: dict[str, float] = {}
+        for phase in ("consolidate", "end_task"):
+            for method in methods:
+                for record in getattr(method, phase)(trained):
+                    on_step(record)
+                    reports |= record.values
+        return reports
+
+    def commit(self, reports: Mapping[str, float]) -> ConceptSequence:
+        """Put the finished task on disk."""
+        state, adapter, task = self.state, self.state.adapter, self.task
+        tensors = {
+            "lora": to_kohya(adapter.factors(), self.names),
+            task.token: {encoder: vector[None].cpu() for encoder, vector in state.frozen_token().items()},
+            "methods": {
+                f"{n}.{key}": v for n, method in self.methods.items() for key, v in method.state_dict().items()
+            },
+        }
+        last = state.losses[-100:]
+        values = {"loss": sum(last) / len(last), "adapter_norm": adapter.norm(), **reports}
+        record = replace(task, values=values)
+        metadata = lora_metadata(self.denoiser, record, [t.token for t in self.sequence.tasks], tensors["lora"])
+        return self.sequence.commit(record, tensors, metadata, {"loss": state.losses, "penalty": state.penalties})
+
+    def _placed(self, vectors: Mapping[str, Tensor]) -> TokenVectors:
+        return {encoder: vector.to(self.denoiser.device) for encoder, vector in vectors.items()}
+
+    def _trained_task(self) -> TrainedTask:
+        tokens = {**self.earlier_tokens, self.concept.token: self.state.frozen_token()}
+
+        def prompt(text: str) -> Conditioning:
+            with torch.no_grad():
+                return self.denoiser.encode_prompt(text, tokens)
+
+        return TrainedTask(
+            denoiser=self.denoiser,
+            latents=self.latents,
+            masks=self.masks,
+            base_prompt=prompt(base_prompt(self.settings, self.concept.class_noun)),
+            prompt=prompt(self.concept.prompt),
+            earlier_prompts=[prompt(task.prompt) for task in self.sequence.tasks],
+            parameters=self.state.adapter.parameters,
+            layers=self.state.adapter.layers,
+            seed=self.seed,
+        )
+
+    def _prompt_encoder(self) -> Callable[[Tensor], Conditioning]:
+        """Prompts of images by index; encoded once and for all where the token is frozen, else once a step."""
+        prompts = self.concept.prompts * (2 if self.settings.flip else 1)
+        tokens: dict[str, TokenVectors] = {**self.earlier_tokens, self.concept.token: {**self.state.token}}
+        frozen: dict[str, Conditioning] = {}
+
+        def encode(indices: Tensor) -> Conditioning:
+            chosen = [prompts[i] for i in indices.tolist()]
+            known = frozen if self.settings.token_learning_rate == 0 else {}
+            for text in dict.fromkeys(chosen):
+                if text not in known:
+                    known[text] = self.denoiser.encode_prompt(text, tokens)
+            return Conditioning.cat([known[text] for text in chosen])
+
+        return encode
+
+
+def _encode_images(denoiser: Denoiser, concept: Concept, settings: TrainSettings) -> tuple[Tensor, Tensor | None]:
+    """Latents [N, C, h, w] and masks [N, 1, h, w], once for the whole task."""
+    images, masks = prepare(concept, denoiser.resolution, flip=settings.flip)
+    with torch.no_grad():
+        latents = torch.cat([denoiser.encode_images(image[None].to(denoiser.device)) for image in images]).float()
+    if masks is not None:
+        masks = F.interpolate(masks, latents.shape[-2:], mode="area").to(latents.device)
+    return latents, masks
