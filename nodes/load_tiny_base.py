@@ -17,7 +17,7 @@ class LoadTinyBase(io.ComfyNode):
             node_id="ContinualLoRA_LoadTinyBase",
             display_name="Load Tiny Base",
             category="Continual LoRA",
-            description="The small base model that comes with the pack: 64x64 pixels, emoji in five styles. "
+            description="The small base model that comes with the pack: 64x64 pixels, emoji in six styles. "
             "Use it to try a workflow in seconds, also without a GPU.",
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The U-Net. Sample at 64x64 pixels."),

@@ -5,6 +5,8 @@ loaded as SD1.5 with no missing key. Text encoder and VAE are full size, because
 Run as a script inside ComfyUI: `python checkpoint.py COMFYUI FILE`.
 """
 
+# ruff: noqa: TID251 (runs inside ComfyUI)
+
 import subprocess
 import sys
 from pathlib import Path

@@ -4,6 +4,8 @@
 never on the path beside ComfyUI's own `nodes`. Prints a JSON object: what was compared -> the largest difference.
 """
 
+# ruff: noqa: TID251 (runs inside ComfyUI)
+
 import json
 import sys
 from pathlib import Path
@@ -56,4 +58,4 @@ if __name__ == "__main__":
     import torch
 
     with torch.inference_mode():  # as nodes run
-        print(json.dumps(differences(Path(arguments[2]))))
+        sys.stdout.write(json.dumps(differences(Path(arguments[2]))))

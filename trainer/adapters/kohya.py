@@ -49,10 +49,14 @@ def kohya_key(layer: str, names: Mapping[str, str]) -> str:
 
 
 def to_kohya(lora: Lora, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Plain factors as `<stem>.lora_down.weight`, `<stem>.lora_up.weight`, `<stem>.alpha`."""
+    """Factors by layer as a file's tensors."""
+    return stems_to_kohya({kohya_key(layer, names): factors for layer, factors in lora.items()})
+
+
+def stems_to_kohya(lora: Lora) -> dict[str, Tensor]:
+    """Factors by key stem as `<stem>.lora_down.weight`, `<stem>.lora_up.weight`, `<stem>.alpha`."""
     tensors: dict[str, Tensor] = {}
-    for layer, factors in lora.items():
-        stem = kohya_key(layer, names)
+    for stem, factors in lora.items():
         tensors[f"{stem}.lora_down.weight"] = factors.down.contiguous()
         tensors[f"{stem}.lora_up.weight"] = factors.up.contiguous()
         tensors[f"{stem}.alpha"] = factors.down.new_tensor(factors.alpha)
@@ -78,10 +82,15 @@ def from_kohya(tensors: Mapping[str, Tensor], layers: list[str], names: Mapping[
             f"`{unknown[0]}` and {len(unknown) - 1} more do not.",
             "Use a LoRA of this pack that was trained on the same kind of model.",
         )
+    return {stems[stem]: factors for stem, factors in stems_from_kohya(tensors).items()}
+
+
+def stems_from_kohya(tensors: Mapping[str, Tensor]) -> Lora:
+    """A file's tensors as factors by key stem, for work that needs no model."""
+    stems = sorted({key.split(".")[0] for key in tensors})
     return {
-        layer: LoraFactors(
+        stem: LoraFactors(
             tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"], float(tensors[f"{stem}.alpha"])
         )
-        for stem, layer in stems.items()
-        if f"{stem}.alpha" in tensors
+        for stem in stems
     }

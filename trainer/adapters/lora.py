@@ -4,7 +4,6 @@ import re
 from typing import cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from ..errors import ContinualLoraError
@@ -42,6 +41,8 @@ class LoraAdapter:
     """
 
     def __init__(self, unet: nn.Module, rank: int, alpha: float, rng: torch.Generator) -> None:
+        from peft import LoraConfig, inject_adapter_in_model  # here, because it takes seconds to import
+
         self.names = cross_attention_layers(unet)
         self.rank, self.alpha = rank, alpha
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=CROSS_ATTENTION_KV)  # type: ignore[arg-type]

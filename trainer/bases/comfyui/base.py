@@ -36,6 +36,17 @@ def _keep_inputs(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (args[0].clone(), *args[1:])
 
 
+def model_fingerprint(model: Any) -> str:
+    """The fingerprint of a MODEL as it stands, with the LoRAs that the user applied.
+
+    Raises:
+        ContinualLoraError: a kind of model that is not supported.
+    """
+    model_management.load_models_gpu([model])
+    _check_kind(model.model)
+    return fingerprint(model.model.diffusion_model)
+
+
 class ComfyBase:
     """See `Denoiser` for the methods. Build it outside of inference mode; the host's objects are never changed.
 
@@ -50,12 +61,11 @@ class ComfyBase:
     """
 
     def __init__(self, model: Any, clip: Any, vae: Any, resolution: int = 0) -> None:
+        self.fingerprint = model_fingerprint(model)
         model_management.load_models_gpu([model, clip.patcher])
         self._model, self._clip, self._vae = model.model, clip, vae
         self.device = torch.device(model.load_device)
-        _check_kind(self._model)
         self.unet = shared_view(self._model.diffusion_model)
-        self.fingerprint = fingerprint(self.unet)
         self.parameterization: Parameterization = PARAMETERIZATIONS[self._model.model_type]
         context_width = self.unet.get_parameter(f"{cross_attention_layers(self.unet)[0]}.weight").shape[1]
         kind = (self._model.latent_format.latent_channels, context_width)

@@ -140,9 +140,9 @@ class _Vae(comfy.sd.VAE):  # type: ignore[misc]
     """
 
     def __init__(self, autoencoder: Autoencoder, device: Any) -> None:
-        ddconfig = {"double_z": True, "z_channels": 4, "resolution": 8, "in_channels": 3, "out_ch": 3}
-        ddconfig |= {"ch": 32, "ch_mult": [1], "num_res_blocks": 0, "attn_resolutions": [], "dropout": 0.0}
-        params = {"ddconfig": ddconfig, "embed_dim": 4}
+        channels = {"in_channels": 3, "ch": 32, "out_ch": 3, "z_channels": 4, "double_z": True}
+        depth = {"ch_mult": [1], "num_res_blocks": 0, "attn_resolutions": [], "resolution": 8, "dropout": 0.0}
+        params = {"ddconfig": {**channels, **depth}, "embed_dim": 4}
         weights = AutoencoderKL(**params).state_dict()
         super().__init__(sd=weights, device=device, config={"params": params}, dtype=torch.float32)
         self.first_stage_model = autoencoder

@@ -1,0 +1,64 @@
+"""The node that opens a sequence from disk."""
+
+from comfy_api.v0_0_2 import io
+
+from ..trainer.errors import ContinualLoraError
+from ..trainer.sequence import MANIFEST, lines_on_disk
+from ..trainer.sequence import ConceptSequence as Sequence
+from .host import sequence_names, sequence_root
+from .sockets import CATEGORY, ConceptSequence
+
+NONE = "(none on disk yet)"
+
+
+def choices() -> dict[str, Sequence]:
+    """What the drop-down offers: a sequence's name for its newest line, "name / task" for its other branches."""
+    found: dict[str, Sequence] = {}
+    for name in sequence_names():
+        newest, *branches = lines_on_disk(sequence_root(name))
+        found[name] = newest
+        found |= {f"{name} / {line.tasks[-1].folder}": line for line in branches}
+    return found
+
+
+class LoadConceptSequence(io.ComfyNode):
+    """Load Concept Sequence: go on with, or apply, what was taught before."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """A drop-down."""
+        return io.Schema(
+            node_id="ContinualLoRA_LoadSequence",
+            display_name="Load Concept Sequence",
+            category=CATEGORY,
+            description="Opens a sequence that was trained earlier.",
+            inputs=[
+                io.Combo.Input(
+                    "sequence_name",
+                    options=list(choices()) or [NONE],
+                    tooltip="Sequences in output/continual_lora. Press R in ComfyUI to look again.",
+                )
+            ],
+            outputs=[
+                ConceptSequence.Output(display_name="sequence", tooltip="The sequence, at its newest task."),
+                io.String.Output(display_name="tokens", tooltip="The tokens of its concepts, first to last."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, sequence_name: str) -> str:
+        """Changes when a task is added."""
+        return (sequence_root(sequence_name.split(" / ", maxsplit=1)[0]) / MANIFEST).read_text(encoding="utf-8")
+
+    @classmethod
+    def execute(cls, sequence_name: str) -> io.NodeOutput:
+        """Open the chosen line."""
+        found = choices()
+        if sequence_name not in found:
+            raise ContinualLoraError(
+                '"sequence_name" should be a sequence in output/continual_lora.',
+                f"There is no `{sequence_name}`.",
+                "Train one with Train Continual LoRA, or press R and choose another.",
+            )
+        line = found[sequence_name]
+        return io.NodeOutput(line, " ".join(f"<{task.token}>" for task in line.tasks))

@@ -1,0 +1,30 @@
+"""Widgets out of the trainer's settings, so that each setting is said once."""
+
+from dataclasses import Field, fields
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+from ..trainer.recipes import RECIPES
+from ..trainer.settings import TrainSettings
+
+
+def setting_inputs(advanced: bool) -> list[Any]:
+    """One widget for each basic or each advanced setting, with its default, limits and help."""
+    return [_input(item) for item in fields(TrainSettings) if item.metadata.get("advanced", False) == advanced]
+
+
+def _input(item: Field[Any]) -> Any:
+    limits, common = item.metadata, {"default": item.default, "tooltip": item.metadata["help"]}
+    if item.name == "recipe":
+        return io.Combo.Input("recipe", options=list(RECIPES), **common)
+    if "choices" in limits:
+        return io.Combo.Input(item.name, options=list(limits["choices"]), **common)
+    if isinstance(item.default, bool):
+        return io.Boolean.Input(item.name, **common)
+    if isinstance(item.default, str):
+        return io.String.Input(item.name, **common)
+    numbers = {"min": limits["minimum"], "max": limits["maximum"], **common}
+    if isinstance(item.default, int):
+        return io.Int.Input(item.name, control_after_generate=item.name == "seed" or None, **numbers)
+    return io.Float.Input(item.name, step=limits["step"], round=False, **numbers)

@@ -1,0 +1,95 @@
+"""Flags out of the trainer's settings, and what several commands share."""
+
+import argparse
+import signal
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from ..bases.tiny.base import TinyBase
+from ..denoiser import Denoiser
+from ..errors import ContinualLoraError
+from ..settings import TrainSettings
+from ..task import StepRecord
+
+
+def add_base_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which base model: the embedded one, or a checkpoint through ComfyUI."""
+    group = parser.add_argument_group("base model", "the embedded one unless a checkpoint is named")
+    group.add_argument("--checkpoint", type=Path, help="a Stable Diffusion checkpoint (needs --comfyui)")
+    group.add_argument("--comfyui", type=Path, help="a ComfyUI checkout that loads it")
+    group.add_argument("--resolution", type=int, default=0, help="side of the images in pixels (default: the base's)")
+
+
+def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
+    """One flag for each setting of a training."""
+    group = parser.add_argument_group("training")
+    for item in fields(TrainSettings):
+        flag, text = f"--{item.name.replace('_', '-')}", f"{item.metadata['help']} (default: {item.default!r})"
+        if isinstance(item.default, bool):
+            action = argparse.BooleanOptionalAction
+            group.add_argument(flag, action=action, default=item.default, help=item.metadata["help"])
+        else:
+            group.add_argument(flag, type=type(item.default), default=item.default, help=text.replace("%", "%%"))
+
+
+def settings_of(arguments: argparse.Namespace) -> TrainSettings:
+    """The settings that the flags say."""
+    return TrainSettings(**{item.name: getattr(arguments, item.name) for item in fields(TrainSettings)})
+
+
+def base_opener(arguments: argparse.Namespace) -> Callable[[], Denoiser]:
+    """What gives a fresh view of the chosen base at each call; the weights are loaded once."""
+    if arguments.checkpoint is None:
+        return TinyBase
+    if arguments.comfyui is None:
+        raise ContinualLoraError(
+            'A checkpoint is loaded by ComfyUI, so "--checkpoint" goes with "--comfyui".',
+            "Only the checkpoint is given.",
+            "Name the folder of a ComfyUI checkout.",
+        )
+    from ..bases.comfyui.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(arguments.comfyui, arguments.checkpoint)
+    from ..bases.comfyui.base import ComfyBase
+
+    return lambda: ComfyBase(*loaded, resolution=arguments.resolution)
+
+
+class Bar:
+    """A progress bar for every phase; Ctrl+C stops after the running step, so that the training can be resumed."""
+
+    def __init__(self, label: str = "") -> None:
+        self.label, self._phase, self._stop = label, "", False
+        self._bar: tqdm[Any] | None = None
+
+    def __enter__(self) -> "Bar":
+        self._previous = signal.signal(signal.SIGINT, self._asked_to_stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+        if self._bar is not None:
+            self._bar.close()
+
+    def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
+
+    def __call__(self, record: StepRecord) -> None:
+        """Show a step."""
+        self.show(record.phase, record.step, record.total, f"loss {record.loss:.4f}")
+
+    def show(self, phase: str, done: int, total: int, note: str = "") -> None:
+        """Show `done` of `total`."""
+        if self._bar is None or phase != self._phase:
+            if self._bar is not None:
+                self._bar.close()
+            self._bar, self._phase = tqdm(total=total, desc=f"{self.label}{phase}"), phase
+        self._bar.update(done - self._bar.n)
+        self._bar.set_postfix_str(note, refresh=False)
+        if self._stop:
+            raise KeyboardInterrupt

@@ -1,0 +1,167 @@
+"""train, generate, score, merge."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..adapters.kohya import stems_from_kohya, stems_to_kohya
+from ..apply import apply_sequence
+from ..classifier import classify
+from ..concept import TEMPLATE, load_concept, prepare
+from ..denoiser import Denoiser, TokenVectors
+from ..files import write_tensors
+from ..merging import MERGE_METHODS, merge
+from ..sampling import generate
+from ..sequence import ConceptSequence, read_metadata
+from ..teach import teach
+from .arguments import Bar, add_base_arguments, add_settings_arguments, base_opener, settings_of
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """Teach one concept."""
+    parser.add_argument("images", type=Path, help="folder with the concept's images (captions in .txt beside them)")
+    parser.add_argument("--sequence", type=Path, required=True, help="folder of the sequence; made if it is not there")
+    parser.add_argument("--token", required=True, help="the new word, written <word> in prompts")
+    parser.add_argument("--class-noun", required=True, help="what kind of thing it is, such as dog")
+    parser.add_argument("--prompt", default=TEMPLATE, help="what it is trained under (default: %(default)s)")
+    parser.add_argument(
+        "--alpha-channel", choices=("composite", "mask"), default="composite", help="transparent places"
+    )
+    add_settings_arguments(parser)
+    add_base_arguments(parser)
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """Train, or find the finished task."""
+    settings = settings_of(arguments)
+    concept = load_concept(
+        arguments.images,
+        token=arguments.token,
+        class_noun=arguments.class_noun,
+        template=arguments.prompt,
+        alpha=arguments.alpha_channel,
+    )
+    denoiser = base_opener(arguments)()
+    root: Path = arguments.sequence
+    known = (root / "manifest.json").exists()
+    before = ConceptSequence.open(root) if known else ConceptSequence.create(root, denoiser.fingerprint)
+    with Bar(f"{concept.token} ") as bar:
+        after = teach(denoiser, concept, settings, before, bar)
+    newest = after.tasks[-1]
+    print(f"Concept {newest.index}, <{newest.token}>, is in {after.folder(newest)}")
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    """Make images with a sequence."""
+    parser.add_argument("prompt", help="what to draw; <token> stands for a taught concept")
+    parser.add_argument("--sequence", type=Path, help="folder of the sequence; without it the base alone")
+    parser.add_argument("--task", type=int, default=0, help="the model as it was after this task (default: the newest)")
+    parser.add_argument("--count", type=int, default=4, help="images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("images"), help="folder for the images (default: %(default)s)")
+    add_base_arguments(parser)
+
+
+def run_generate(arguments: argparse.Namespace) -> None:
+    """Sample and write PNGs; an existing file is never overwritten."""
+    denoiser = base_opener(arguments)()
+    tokens = _opened(denoiser, arguments.sequence, arguments.task)
+    with torch.no_grad():
+        prompt, empty = denoiser.encode_prompt(arguments.prompt, tokens), denoiser.encode_prompt("", {})
+        images = generate(denoiser, prompt, empty, arguments.count, arguments.seed, arguments.steps, arguments.guidance)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for image in images:
+        while (path := arguments.out / f"{number:05d}.png").exists():
+            number += 1
+        to_pil(image).save(path)
+        print(path)
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """Classify images by the denoising error."""
+    parser.add_argument("images", type=Path, help="folder of images")
+    parser.add_argument("--sequence", type=Path, help="its concepts are candidates")
+    parser.add_argument("--prompts", nargs="*", default=[], help="further candidates")
+    parser.add_argument("--trials", type=int, default=16, help="(time, noise) draws (default: %(default)s)")
+    parser.add_argument(
+        "--pruning", action=argparse.BooleanOptionalAction, default=True, help="drop the unlikely early"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    add_base_arguments(parser)
+
+
+def run_score(arguments: argparse.Namespace) -> None:
+    """Print the best prompt and the probabilities of every image."""
+    # Any token will do: only the images are wanted.
+    squares_of = load_concept(arguments.images, token="image", class_noun="image")
+    denoiser = base_opener(arguments)()
+    tokens = _opened(denoiser, arguments.sequence, 0)
+    taught = [task.prompt for task in ConceptSequence.open(arguments.sequence).tasks] if arguments.sequence else []
+    candidates = [*taught, *arguments.prompts]
+    squares, _ = prepare(squares_of, denoiser.resolution)
+    with torch.no_grad(), Bar() as bar:
+        latents = torch.cat([denoiser.encode_images(square[None]) for square in squares])
+        prompts = [denoiser.encode_prompt(text, tokens) for text in candidates]
+        result = classify(
+            denoiser,
+            latents,
+            prompts,
+            arguments.trials,
+            arguments.seed,
+            pruned=arguments.pruning,
+            on_pass=lambda done, total: bar.show("score", done, total),
+        )
+    for index, best in enumerate(result.predicted.tolist()):
+        scores = ", ".join(
+            f"{text}: {p:.3f}" for text, p in zip(candidates, result.scores[:, index].tolist(), strict=True)
+        )
+        print(f"image {index + 1}: {candidates[best]}  ({scores})")
+
+
+def add_merge(parser: argparse.ArgumentParser) -> None:
+    """Merge sequences, or tasks of one, into a LoRA file."""
+    parser.add_argument("sequences", type=Path, nargs="+", help="folders of sequences")
+    parser.add_argument("--tasks", type=int, nargs="*", default=[], help="tasks of the first (default: its newest)")
+    parser.add_argument(
+        "--strengths", type=float, nargs="*", default=[], help="one factor each (default: equal shares)"
+    )
+    parser.add_argument("--method", choices=MERGE_METHODS, default="cat", help="(default: %(default)s)")
+    parser.add_argument("--rank", type=int, default=0, help="of svd (default: the largest merged)")
+    parser.add_argument("--density", type=float, default=0.5, help="kept by ties and dare (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of what dare drops (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write; must not exist")
+
+
+def run_merge(arguments: argparse.Namespace) -> None:
+    """Merge and write."""
+    if arguments.out.exists():
+        sys.exit(f"{arguments.out} exists already; nothing is overwritten. Choose another name.")
+    first, *others = [ConceptSequence.open(path) for path in arguments.sequences]
+    lines = [*([first.up_to(n) for n in arguments.tasks] or [first]), *others]
+    weights = arguments.strengths or [1 / len(lines)] * len(lines)
+    loras = [stems_from_kohya(line.lora(line.tasks[-1])) for line in lines]
+    rng = torch.Generator().manual_seed(arguments.seed)
+    merged = merge(arguments.method, loras, weights, rank=arguments.rank, density=arguments.density, rng=rng)
+    kept = read_metadata(first.folder(first.tasks[-1]) / "lora.safetensors")
+    write_tensors(arguments.out, stems_to_kohya(merged), {k: v for k, v in kept.items() if k.startswith("ss_base")})
+    print(arguments.out)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """[3, H, W] in 0..1 as a picture."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy().astype(np.uint8))
+
+
+def _opened(denoiser: Denoiser, root: Path | None, task: int) -> dict[str, TokenVectors]:
+    if root is None:
+        return {}
+    line = ConceptSequence.open(root)
+    return apply_sequence(denoiser, line.up_to(task) if task else line)
