@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+WEB_DIRECTORY = "./js"
+
 # Tests and type checkers import this file too, without ComfyUI around it.
 if __package__ and find_spec("comfy_api"):
     from comfy_api.v0_0_2 import ComfyExtension, io

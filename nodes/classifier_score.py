@@ -59,6 +59,14 @@ class DiffusionClassifierScore(io.ComfyNode):
                     tooltip="How sharp the probabilities are; 0 fits it to the spread of the errors.",
                 ),
                 io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip="Of the draws."),
+                io.Int.Input(
+                    "resolution",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=8,
+                    tooltip="Side in pixels that the images are cropped to; 0 is the base's own.",
+                ),
                 ConceptSequence.Input("sequence", tooltip="Its concepts are candidates.", optional=True),
             ],
             outputs=[
@@ -80,6 +88,7 @@ class DiffusionClassifierScore(io.ComfyNode):
         pruning: bool,
         temperature: float,
         seed: int,
+        resolution: int,
         sequence: Sequence | None = None,
     ) -> io.NodeOutput:
         """Encode once, classify, draw."""
@@ -97,7 +106,9 @@ class DiffusionClassifierScore(io.ComfyNode):
             base = ComfyBase(model, clip, vae)
             tokens = apply_sequence(base, sequence) if sequence else {}
             # Any token will do: only the preparation of the images is wanted.
-            squares, _ = prepare(concept_from_batch(images, token="image", class_noun="image"), base.resolution)
+            squares, _ = prepare(
+                concept_from_batch(images, token="image", class_noun="image"), resolution or base.resolution
+            )
             latents = torch.cat([base.encode_images(square[None]) for square in squares])
             encoded = [base.encode_prompt(prompt, tokens) for prompt in candidates]
             result = classify(

@@ -24,7 +24,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write safetensors; the same tensors and metadata give the same bytes."""
-    write_bytes(path, save({name: value.contiguous() for name, value in sorted(tensors.items())}, metadata))
+    content = save({name: value.contiguous() for name, value in sorted(tensors.items())})
+    write_bytes(path, _with_metadata(content, metadata) if metadata else content)
+
+
+def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Safetensors with metadata in the order of its names; the library itself writes them in a random order."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(content[8:end])}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors start at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401

@@ -16,6 +16,7 @@ def lora_metadata(
     """Metadata of a task's LoRA; no date in it, so that the same training gives the same bytes."""
     tokens = [f"<{name}>" for name in (*earlier_tokens, task.token)]
     settings = task.settings
+    resolution = settings["resolution"] or denoiser.resolution
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(settings["rank"]),
@@ -25,13 +26,13 @@ def lora_metadata(
         "ss_steps": str(settings["steps"]),
         "ss_batch_size_per_device": str(settings["batch_size"]),
         "ss_seed": str(settings["seed"]),
-        "ss_resolution": f"({denoiser.resolution}, {denoiser.resolution})",
+        "ss_resolution": f"({resolution}, {resolution})",
         "ss_lr_scheduler": settings["schedule"],
         "ss_training_comment": f"Continual LoRA, recipe {task.recipe}, concept {task.index}",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{denoiser.architecture}/lora",
         "modelspec.title": f"{' '.join(tokens)} (Continual LoRA)",
-        "modelspec.resolution": f"{denoiser.resolution}x{denoiser.resolution}",
+        "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.prediction_type": "epsilon" if denoiser.parameterization == "eps" else denoiser.parameterization,
         "modelspec.trigger_phrase": ", ".join(tokens),
         "modelspec.hash_sha256": "0x" + tensor_hash(tensors),

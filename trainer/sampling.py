@@ -75,8 +75,10 @@ def generate(
     seed: int,
     steps: int = 25,
     guidance: float = 3.0,
+    size: int = 0,
 ) -> Tensor:
-    """Images [count, 3, H, W] in 0..1; the same seed starts from the same noise on every device."""
-    shape = denoiser.encode_images(torch.zeros(1, 3, denoiser.resolution, denoiser.resolution)).shape[1:]
+    """Images [count, 3, size, size] in 0..1, size 0 being the base's own; the same seed is the same noise anywhere."""
+    side = size or denoiser.resolution
+    shape = denoiser.encode_images(torch.zeros(1, 3, side, side)).shape[1:]
     noise = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed)).to(denoiser.device)
     return denoiser.decode_latents(sample(denoiser, prompt, unconditional, noise, steps, guidance))

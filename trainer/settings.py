@@ -53,6 +53,13 @@ class TrainSettings:
     warmup_steps: int = setting(
         0, "Steps over which the learning rates rise from zero.", minimum=0, maximum=100_000, advanced=True
     )
+    resolution: int = setting(
+        0,
+        "Side of the training images in pixels, a multiple of 8; 0 is the base's own.",
+        minimum=0,
+        maximum=4096,
+        advanced=True,
+    )
     flip: bool = setting(False, "Also train on the mirrored images.", advanced=True)
     mixed_precision: str = setting(
         "auto",
@@ -106,6 +113,10 @@ class TrainSettings:
         """
         for item in fields(self):
             check_limits(item.name, getattr(self, item.name), item.metadata)
+        if self.resolution % 8:
+            raise ContinualLoraError(
+                '"resolution" should be a multiple of 8.', f"It is {self.resolution}.", "Round it to one."
+            )
 
     @property
     def effective_alpha(self) -> float:

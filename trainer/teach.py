@@ -227,7 +227,7 @@ class _Training:
 
 def _encode_images(denoiser: Denoiser, concept: Concept, settings: TrainSettings) -> tuple[Tensor, Tensor | None]:
     """Latents [N, C, h, w] and masks [N, 1, h, w], once for the whole task."""
-    images, masks = prepare(concept, denoiser.resolution, flip=settings.flip)
+    images, masks = prepare(concept, settings.resolution or denoiser.resolution, flip=settings.flip)
     with torch.no_grad():
         latents = torch.cat([denoiser.encode_images(image[None].to(denoiser.device)) for image in images]).float()
     if masks is not None:

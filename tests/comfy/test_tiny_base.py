@@ -49,10 +49,12 @@ def pixels(client: Client, prompt: dict) -> torch.Tensor:
 @pytest.fixture(scope="session")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    autoencoder = Autoencoder()
-    autoencoder.to_latent.running_mean.normal_()
-    autoencoder.to_latent.running_var.uniform_(0.5, 2)
-    export(folder, autoencoder, TextEncoder(len(vocabulary())), UNet(), {})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        autoencoder = Autoencoder()
+        autoencoder.to_latent.running_mean.normal_()
+        autoencoder.to_latent.running_var.uniform_(0.5, 2)
+        export(folder, autoencoder, TextEncoder(len(vocabulary())), UNet(), {})
     return folder
 
 
@@ -90,7 +92,9 @@ def test_embedding_in_a_prompt_stands_for_its_vectors(client: Client, server: Se
 
 
 def test_core_lora_loader_reads_kohya_keys_of_the_base(client: Client, server: Server) -> None:
-    lora = {"lora_down.weight": torch.randn(4, 128), "lora_up.weight": torch.randn(96, 4), "alpha": torch.tensor(4.0)}
+    rng = torch.Generator().manual_seed(0)
+    down, up = torch.randn(4, 128, generator=rng), torch.randn(96, 4, generator=rng)
+    lora = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(4.0)}
     weights = {f"lora_unet_{LAYER}.{name}": value for name, value in lora.items()}
     save_file(weights, server.base / "models" / "loras" / "random.safetensors")
     prompt = text_to_image("photo of a cat")

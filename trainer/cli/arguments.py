@@ -22,7 +22,6 @@ def add_base_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("base model", "the embedded one unless a checkpoint is named")
     group.add_argument("--checkpoint", type=Path, help="a Stable Diffusion checkpoint (needs --comfyui)")
     group.add_argument("--comfyui", type=Path, help="a ComfyUI checkout that loads it")
-    group.add_argument("--resolution", type=int, default=0, help="side of the images in pixels (default: the base's)")
 
 
 def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +56,7 @@ def base_opener(arguments: argparse.Namespace) -> Callable[[], Denoiser]:
     loaded = load_checkpoint(arguments.comfyui, arguments.checkpoint)
     from ..bases.comfyui.base import ComfyBase
 
-    return lambda: ComfyBase(*loaded, resolution=arguments.resolution)
+    return lambda: ComfyBase(*loaded)
 
 
 class Bar:

@@ -64,6 +64,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=4, help="images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=0, help="side in pixels (default: the base's own)")
     parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("images"), help="folder for the images (default: %(default)s)")
     add_base_arguments(parser)
@@ -75,7 +76,16 @@ def run_generate(arguments: argparse.Namespace) -> None:
     tokens = _opened(denoiser, arguments.sequence, arguments.task)
     with torch.no_grad():
         prompt, empty = denoiser.encode_prompt(arguments.prompt, tokens), denoiser.encode_prompt("", {})
-        images = generate(denoiser, prompt, empty, arguments.count, arguments.seed, arguments.steps, arguments.guidance)
+        images = generate(
+            denoiser,
+            prompt,
+            empty,
+            arguments.count,
+            arguments.seed,
+            arguments.steps,
+            arguments.guidance,
+            arguments.size,
+        )
     arguments.out.mkdir(parents=True, exist_ok=True)
     number = 0
     for image in images:

@@ -54,13 +54,12 @@ class ComfyBase:
         model: MODEL; LoRAs that the user applied belong to the base.
         clip: CLIP.
         vae: VAE.
-        resolution: side of the training images in pixels, 0 for the model's own.
 
     Raises:
         ContinualLoraError: a kind of model that is not supported.
     """
 
-    def __init__(self, model: Any, clip: Any, vae: Any, resolution: int = 0) -> None:
+    def __init__(self, model: Any, clip: Any, vae: Any) -> None:
         self.fingerprint = model_fingerprint(model)
         model_management.load_models_gpu([model, clip.patcher])
         self._model, self._clip, self._vae = model.model, clip, vae
@@ -69,8 +68,7 @@ class ComfyBase:
         self.parameterization: Parameterization = PARAMETERIZATIONS[self._model.model_type]
         context_width = self.unet.get_parameter(f"{cross_attention_layers(self.unet)[0]}.weight").shape[1]
         kind = (self._model.latent_format.latent_channels, context_width)
-        self.architecture, own_resolution = ARCHITECTURES[kind]
-        self.resolution = resolution or own_resolution
+        self.architecture, self.resolution = ARCHITECTURES[kind]
         self._text = shared_view(clip.cond_stage_model)
         for module in self._text.modules():
             if isinstance(module, nn.LayerNorm):

@@ -1,0 +1,38 @@
+# Everything from a fresh machine with Python and make: `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test comfyui benchmark-quick tiny-base clean
+
+$(READY): requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch torchvision
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python -m trainer demo
+
+test: $(READY) comfyui
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+comfyui: $(READY)
+	$(BIN)/python -m scripts.comfyui build/comfyui
+
+benchmark-quick: $(READY)
+	$(BIN)/python -m benchmarks.quick
+
+# Hours on two cores; goes on from build/tiny_base when it is run again. NODE_MODULES holds the emoji packages.
+tiny-base: $(READY)
+	npm install --no-save --ignore-scripts --prefix build/emoji $(shell cat scripts/tiny_base/packages.txt)
+	$(BIN)/python -m scripts.tiny_base.train --node-modules build/emoji/node_modules
+	$(BIN)/python -m scripts.tiny_base.samples --node-modules build/emoji/node_modules
+	$(BIN)/python -m scripts.tiny_base.quality --node-modules build/emoji/node_modules
+
+clean:
+	rm -rf $(VENV) build
