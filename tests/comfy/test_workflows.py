@@ -1,0 +1,235 @@
+"""The bundled workflows, run to the end in a real server, as the page would queue them."""
+
+import copy
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from .server import Client, Server
+from .workflow import to_prompt
+
+ROOT = Path(__file__).parents[2]
+STEPS = 3
+
+
+def load(client: Client, name: str) -> dict[str, Any]:
+    """A bundled workflow in the API format."""
+    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    return to_prompt(workflow, client.object_info())
+
+
+def of_kind(prompt: dict[str, Any], kind: str) -> list[str]:
+    """Ids of the nodes of a class, in the order of the workflow."""
+    return [number for number, node in prompt.items() if node["class_type"] == kind]
+
+
+def shortened(prompt: dict[str, Any], sequence: str, sd15: str = "") -> dict[str, Any]:
+    """The same graph with few steps; on a checkpoint also small images. What is under test stays as it is."""
+    prompt = copy.deepcopy(prompt)
+    for number, name in zip(of_kind(prompt, "ContinualLoRA_Train"), "abc", strict=False):
+        prompt[number]["inputs"] |= {"steps": STEPS, "sequence_name": f"{sequence} {name}", "rank": 2}
+    for number in of_kind(prompt, "KSampler"):
+        prompt[number]["inputs"]["steps"] = 1
+    for number in of_kind(prompt, "ContinualLoRA_ClassifierScore"):
+        prompt[number]["inputs"]["trials"] = 2
+    options = of_kind(prompt, "ContinualLoRA_TrainOptions")
+    if sd15:
+        for number in of_kind(prompt, "CheckpointLoaderSimple"):
+            prompt[number]["inputs"]["ckpt_name"] = sd15
+        for number in of_kind(prompt, "EmptyLatentImage"):
+            prompt[number]["inputs"] |= {"width": 64, "height": 64, "batch_size": 1}
+        prompt["options"] = {"class_type": "ContinualLoRA_TrainOptions", "inputs": defaults_of_options()}
+        for number in of_kind(prompt, "ContinualLoRA_Train"):
+            prompt[number]["inputs"]["options"] = ["options", 0]
+        options = ["options"]
+        prompt["options"]["inputs"] |= {"resolution": 64, "batch_size": 1}
+    for number in options:
+        prompt[number]["inputs"] |= {"fisher_draws": 4}
+    return prompt
+
+
+def defaults_of_options() -> dict[str, Any]:
+    from dataclasses import fields
+
+    from trainer.settings import TrainSettings
+
+    return {item.name: item.default for item in fields(TrainSettings) if item.metadata.get("advanced")}
+
+
+def run(client: Client, prompt: dict[str, Any], timeout: float = 600) -> Any:
+    done = client.run(prompt, timeout)
+    assert done.status == "success", done.error
+    return done
+
+
+def sequence_folder(server: Server, name: str) -> Path:
+    return server.base / "output" / "continual_lora" / name
+
+
+def picture(client: Client, image: dict[str, str]) -> Image.Image:
+    return Image.open(io.BytesIO(client.view(image))).convert("RGB")
+
+
+def complaints(server: Server, start: int) -> list[str]:
+    words = ("lora key not loaded", "NOT LOADED", "Traceback", "does not exist")
+    return [line for line in server.log[start:].splitlines() if any(word in line for word in words)]
+
+
+def test_quickstart_teaches_draws_and_scores(client: Client, server: Server) -> None:
+    start, prompt = len(server.log), shortened(load(client, "quickstart_cpu"), "quick")
+    done = run(client, prompt)
+    assert complaints(server, start) == []
+    manifest = json.loads((sequence_folder(server, "quick a") / "manifest.json").read_text())
+    assert [task["token"] for task in manifest["tasks"].values()] == ["my-fox", "my-sunflower"]
+    for number in of_kind(prompt, "SaveImage"):
+        images = done.outputs[number]["images"]
+        assert len(images) == 4
+        for image in images:
+            shown = picture(client, image)
+            assert shown.size == (64, 64)
+            assert len(shown.getcolors(4096) or range(4096)) > 16  # not one flat color
+    (score,) = of_kind(prompt, "ContinualLoRA_ClassifierScore")
+    candidates = {"photo of a <my-fox> animal", "photo of a <my-sunflower> plant", "photo of a person"}
+    assert len(done.outputs[score]["text"]) == 4
+    assert set(done.outputs[score]["text"]) <= candidates
+
+
+def test_queueing_again_trains_nothing(client: Client, server: Server) -> None:
+    prompt = shortened(load(client, "quickstart_cpu"), "again")
+    run(client, prompt)
+    files = {p: p.stat().st_mtime_ns for p in sequence_folder(server, "again a").rglob("*") if p.is_file()}
+    client.free()
+    run(client, prompt)
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_sequential_sd15_leaves_a_lora_that_core_loads(client: Client, server: Server, sd15_checkpoint: str) -> None:
+    start = len(server.log)
+    prompt = shortened(load(client, "sequential_concepts_sd15"), "sd", sd15_checkpoint)
+    run(client, prompt)
+    saved = server.base / "output" / "loras" / "three_concepts.safetensors"
+    assert len(load_file(saved)) % 3 == 0
+    (sampler, _) = of_kind(prompt, "KSampler")
+    loaded = copy.deepcopy(prompt)
+    (loader,) = of_kind(prompt, "CheckpointLoaderSimple")
+    inputs = {"model": [loader, 0], "clip": [loader, 1], "lora_name": saved.name, "strength_model": 1.0}
+    loaded["lora"] = {"class_type": "LoraLoader", "inputs": {**inputs, "strength_clip": 1.0}}
+    for number in of_kind(loaded, "CLIPTextEncode"):
+        text = loaded[number]["inputs"]["text"].replace("<my-fox>", "embedding:my-fox")
+        loaded[number]["inputs"] |= {"clip": ["lora", 1], "text": text}
+    loaded[sampler]["inputs"]["model"] = ["lora", 0]
+    for number in (n for n, node in prompt.items() if node["class_type"].startswith("ContinualLoRA_")):
+        del loaded[number]
+    second = of_kind(loaded, "KSampler")[1]
+    for number in [second, *of_kind(loaded, "SaveImage")[1:], *of_kind(loaded, "VAEDecode")[1:]]:
+        del loaded[number]
+    ours, theirs = run(client, prompt).outputs, run(client, loaded).outputs
+    (fox, *_) = of_kind(prompt, "SaveImage")
+    same = [torch.tensor(list(picture(client, out[fox]["images"][0]).tobytes())) for out in (ours, theirs)]
+    assert (same[0] - same[1]).abs().max() <= 1
+    assert complaints(server, start) == []
+
+
+def test_multi_concept_sd15_merges(client: Client, server: Server, sd15_checkpoint: str) -> None:
+    start = len(server.log)
+    prompt = shortened(load(client, "multi_concept_sd15"), "multi", sd15_checkpoint)
+    done = run(client, prompt)
+    (merge,) = of_kind(prompt, "ContinualLoRA_MergeSequence")
+    lora = load_file(done.outputs[merge]["text"][0])
+    assert {len(v) for k, v in lora.items() if k.endswith("lora_down.weight")} == {4}  # cat: 2 + 2
+    assert complaints(server, start) == []
+
+
+@pytest.fixture
+def long_training(client: Client) -> dict[str, Any]:
+    """The first training of the quickstart alone, much longer than the test waits."""
+    prompt = shortened(load(client, "quickstart_cpu"), "long")
+    first, second = of_kind(prompt, "ContinualLoRA_Train")
+    prompt[first]["inputs"]["steps"] = 400
+    keep = {first, *of_kind(prompt, "ContinualLoRA_LoadTinyBase"), *of_kind(prompt, "ContinualLoRA_TrainOptions")}
+    keep.add(prompt[first]["inputs"]["concept"][0])
+    assert second not in keep
+    return {number: node for number, node in prompt.items() if number in keep}
+
+
+def test_interrupt_stops_at_once_and_queueing_again_resumes(
+    client: Client, server: Server, long_training: dict[str, Any]
+) -> None:
+    prompt_id = client.queue(long_training)
+    partial = sequence_folder(server, "long a") / "partial"
+    wait_until(lambda: list(partial.glob("*.safetensors")), 300)  # the first checkpoint: step 100
+    client.interrupt()
+    asked = time.monotonic()
+    done = client.wait(prompt_id)
+    assert done.interrupted
+    assert time.monotonic() - asked < 10
+    (file,) = partial.glob("*.safetensors")
+    step = int(load_file(file)["step"])
+    assert 100 <= step < 400
+    start = time.monotonic()
+    run(client, long_training)
+    assert time.monotonic() - start < 600
+    assert not list(partial.glob("*.safetensors"))
+    (task,) = (sequence_folder(server, "long a") / "tasks").iterdir()
+    assert len(json.loads((task / "log.json").read_text())["loss"]) == 400
+
+
+def wait_until(condition: Any, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"ContinualLoRA_LoadConceptImages": {"token": "my fox"}}, "A token is 1 to 64 characters long"),
+        ({"ContinualLoRA_LoadConceptImages": {"prompt": "photo of a fox"}}, "must contain its token"),
+        ({"ContinualLoRA_LoadConceptImages": {"folder": "(use the images input)"}}, 'either from "folder" or'),
+        ({"ContinualLoRA_TrainOptions": {"resolution": 65}}, "multiple of 8"),
+        ({"ContinualLoRA_Train": {"sequence_name": "../other"}}, "plain file name"),
+    ],
+)
+def test_wrong_input_is_said_on_the_node(
+    client: Client, long_training: dict[str, Any], change: dict[str, dict[str, Any]], expected: str
+) -> None:
+    for kind, values in change.items():
+        for number in of_kind(long_training, kind):
+            long_training[number]["inputs"] |= values
+    done = client.run(long_training)
+    assert done.status == "error"
+    assert done.error is not None
+    assert expected in done.error["exception_message"]
+
+
+def test_shared_model_is_as_it_was_after_training(client: Client, server: Server) -> None:
+    """The same base, seed and prompt give the same picture before and after a training on it."""
+    prompt = shortened(load(client, "quickstart_cpu"), "shared")
+    (base,) = of_kind(prompt, "ContinualLoRA_LoadTinyBase")
+    sampler = of_kind(prompt, "KSampler")[0]
+    alone = {number: node for number, node in prompt.items() if not node["class_type"].startswith("ContinualLoRA_")}
+    alone[base] = prompt[base]
+    for number in of_kind(alone, "CLIPTextEncode"):
+        alone[number]["inputs"] |= {"clip": [base, 1], "text": "noto cat"}
+    for number in of_kind(alone, "KSampler"):
+        alone[number]["inputs"] |= {"model": [base, 0], "steps": 2}
+    for number in of_kind(alone, "PreviewImage"):
+        del alone[number]
+    (saver, *_) = of_kind(alone, "SaveImage")
+
+    def drawn(seed: int) -> bytes:
+        alone[sampler]["inputs"]["seed"] = seed
+        return picture(client, run(client, alone).outputs[saver]["images"][0]).tobytes()
+
+    before = drawn(11)
+    run(client, prompt)
+    drawn(12)  # so that 11 is not answered from the cache
+    assert drawn(11) == before

@@ -1,0 +1,149 @@
+"""Classifying images: errors by hand on the toy, shared draws, pruning."""
+
+import pytest
+import torch
+
+from tests.toy import KEYS, VALUES, ToyBase, trained_task
+from trainer.classifier import Classification, classify, pruning_schedule, stratified_timesteps
+from trainer.denoiser import Conditioning
+
+# K c = (1, 1) for all of them, so the prediction is x_t + V c = sqrt(a) x_0 + sqrt(1 - a) noise + V c.
+# As sqrt(a) is 2/3 on average, the image x_0 = -3/2 V c is explained best by the prompt c.
+CODES = torch.tensor([[2 + 0.5 * b, b, 1 - 0.5 * b] for b in (4.0, -4.0, 8.0, -8.0, 12.0, -12.0)])
+CLEAR_PROMPTS = [Conditioning(code[None, None]) for code in CODES]
+CLEAR_IMAGES = -1.5 * (CODES @ torch.tensor(VALUES).T)[:, None, None, :]
+
+
+def spied(denoiser, monkeypatch):
+    """What each pass was given: (x_t, t)."""
+    seen, predict = [], denoiser.predict
+    monkeypatch.setattr(denoiser, "predict", lambda x, t, c: (seen.append((x, t)), predict(x, t, c))[1])
+    return seen
+
+
+def test_the_codes_are_what_they_claim():
+    assert torch.equal(CODES @ torch.tensor(KEYS).T, torch.ones(6, 2))
+
+
+def test_errors_and_argmin_by_hand():
+    task = trained_task(ToyBase())
+    prompts = [task.prompt, task.base_prompt, *task.earlier_prompts]
+    found = classify(ToyBase(), task.latents, prompts, trials=3, seed=11, pruned=False)
+    rng = torch.Generator().manual_seed(11)
+    timesteps, noises = stratified_timesteps(3, rng), torch.randn(3, 1, 1, 2, generator=rng)
+    expected = torch.zeros(5, 3)
+    for t, noise in zip(timesteps, noises.flatten(1), strict=True):
+        a = 1 - (t + 1) / 1001
+        for i, prompt in enumerate(prompts):
+            word = prompt.context[0].mean(0)
+            for b, x_0 in enumerate(task.latents.flatten(1)):
+                x_t = a.sqrt() * x_0 + (1 - a).sqrt() * noise
+                prediction = torch.tensor(KEYS) @ word * x_t + torch.tensor(VALUES) @ word
+                expected[i, b] += (noise - prediction).square().mean() / 3
+    torch.testing.assert_close(found.errors, expected)
+    assert torch.equal(found.predicted, expected.argmin(0)) and (found.trials == 3).all()
+    assert found.temperature == pytest.approx(float(expected.std(0, correction=0).mean()), rel=1e-4)
+    torch.testing.assert_close(found.scores, (-expected / found.temperature).softmax(0), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.scores.sum(0), torch.ones(3))
+
+
+def test_a_given_temperature_is_used():
+    assert classify(ToyBase(), CLEAR_IMAGES, CLEAR_PROMPTS, 2, 0, temperature=0.25).temperature == 0.25
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_every_trial_shares_its_draw_over_the_prompts(pruned, monkeypatch):
+    denoiser = ToyBase()
+    seen = spied(denoiser, monkeypatch)
+    classify(denoiser, CLEAR_IMAGES[:1], CLEAR_PROMPTS, trials=8, seed=0, pruned=pruned)
+    draws = {}
+    for x_t, t in seen:
+        draws.setdefault(t.item(), []).append(x_t)
+    assert len(draws) == 8 and (pruned or all(len(same) == 6 for same in draws.values()))
+    assert all(torch.equal(x_t, same[0]) for same in draws.values() for x_t in same)
+    assert len({same[0].flatten()[0].item() for same in draws.values()}) == 8
+
+
+def test_pruning_predicts_the_same_on_clear_cases_with_fewer_passes():
+    whole, fast = ToyBase(), ToyBase()
+    full = classify(whole, CLEAR_IMAGES, CLEAR_PROMPTS, trials=16, seed=0, pruned=False)
+    pruned = classify(fast, CLEAR_IMAGES, CLEAR_PROMPTS, trials=16, seed=0)
+    assert full.predicted.tolist() == pruned.predicted.tolist() == [0, 1, 2, 3, 4, 5]
+    assert whole.passes == 6 * 16 and fast.passes <= whole.passes
+    assert full.trials.sum() == 6 * 6 * 16
+    # Of 6 prompts: 4 trials for all, 4 more for the best 3, 8 more for the best 2.
+    assert pruned.trials.sum(0).tolist() == [6 * 4 + 3 * 4 + 2 * 8] * 6
+    assert sorted(pruned.trials[:, 0].tolist()) == [4, 4, 4, 8, 16, 16]
+
+
+def test_pruning_one_image_saves_passes_and_reports_each():
+    denoiser, reports = ToyBase(), []
+    classify(denoiser, CLEAR_IMAGES[2:3], CLEAR_PROMPTS, 16, 0, on_pass=lambda *report: reports.append(report))
+    assert denoiser.passes == len(reports) == 6 * 4 + 3 * 4 + 2 * 8
+    assert [done for done, _ in reports] == list(range(1, 53)) and {total for _, total in reports} == {96}
+
+
+def test_a_dropped_prompt_keeps_the_mean_of_its_trials(monkeypatch):
+    denoiser = ToyBase()
+    pruned = classify(denoiser, CLEAR_IMAGES[:1], CLEAR_PROMPTS, trials=16, seed=0)
+    dropped = int((pruned.trials[:, 0] == 4).nonzero()[0])
+    rng = torch.Generator().manual_seed(0)
+    timesteps, noises = stratified_timesteps(16, rng), torch.randn(16, 1, 1, 2, generator=rng)
+    signal = denoiser.alphas_cumprod(timesteps[:4])[:, None, None, None]
+    x_t = signal.sqrt() * CLEAR_IMAGES[:1] + (1 - signal).sqrt() * noises[:4]
+    prediction = denoiser.unet(x_t, timesteps[:4], CODES[dropped].expand(4, 1, 3))
+    torch.testing.assert_close(pruned.errors[dropped, 0], (noises[:4] - prediction).square().mean())
+
+
+def test_a_prompt_that_was_dropped_early_is_never_predicted():
+    # Its lower mean comes from fewer draws and cannot be compared.
+    found = Classification(torch.tensor([[0.1], [0.5], [0.4]]), torch.tensor([[2.0], [8.0], [8.0]]), 1.0)
+    assert found.predicted.tolist() == [2]
+
+
+def test_same_seed_same_errors_and_another_seed_others():
+    def errors(seed):
+        return classify(ToyBase(), CLEAR_IMAGES, CLEAR_PROMPTS, 4, seed).errors
+
+    torch.manual_seed(1)
+    first = errors(0)
+    torch.manual_seed(2)
+    assert torch.equal(first, errors(0)) and not torch.equal(first, errors(1))
+
+
+def test_what_on_pass_raises_stops_at_once():
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    denoiser = ToyBase()
+    with pytest.raises(KeyboardInterrupt):
+        classify(denoiser, CLEAR_IMAGES, CLEAR_PROMPTS, 4, 0, on_pass=stop)
+    assert denoiser.passes == 3
+
+
+@pytest.mark.parametrize("trials", [1, 2, 7, 40, 1000])
+def test_timesteps_are_one_from_each_equal_part(trials):
+    t = stratified_timesteps(trials, torch.Generator().manual_seed(trials))
+    assert t.min() >= 0 and t.max() <= 999
+    # 1000 / trials timesteps belong to each part; a boundary that is no whole number falls into either.
+    parts = (t.sort().values + 0.5) * trials / 1000
+    assert ((parts - torch.arange(trials) - 0.5).abs() <= 0.5 + 0.5 * trials / 1000).all()
+    assert trials < 3 or not torch.equal(t, t.sort().values)  # any prefix covers the range
+
+
+@pytest.mark.parametrize(
+    ("prompts", "trials", "stages"),
+    [
+        (8, 16, [(4, 8), (8, 4), (16, 2)]),
+        (5, 16, [(4, 5), (8, 3), (16, 2)]),
+        (3, 1, [(1, 3)]),
+        (3, 2, [(1, 3), (2, 2)]),
+        (100, 8, [(2, 100), (4, 50), (8, 25)]),
+        (2, 16, [(16, 2)]),
+        (1, 4, [(4, 1)]),
+    ],
+)
+def test_pruning_schedule_by_hand(prompts, trials, stages):
+    assert pruning_schedule(prompts, trials, pruned=True) == stages
+    assert pruning_schedule(prompts, trials, pruned=False) == [(trials, prompts)]

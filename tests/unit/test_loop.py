@@ -1,0 +1,176 @@
+"""The training loop: what a step computes, and that its state is all there is."""
+
+import math
+
+import pytest
+import torch
+
+from tests.toy import ENCODER, ToyBase, toy_settings
+from trainer.adapters.lora import LoraAdapter
+from trainer.denoiser import Conditioning
+from trainer.loop import TrainState, schedule_factor, train_concept, uses_bf16
+from trainer.losses.denoising import NoisedBatch
+from trainer.methods.method import Method
+from trainer.task import StepRecord, step_rng
+
+LATENTS = torch.tensor([[0.5, -1.0], [1.5, 0.25], [-0.75, 2.0]]).view(3, 1, 1, 2)
+PROMPT = "photo of a <fox> animal"
+
+
+class Weigh(Method):
+    """A penalty that is easy to compute again: 3 * sum theta^2."""
+
+    def penalty(self, parameters):
+        return 3 * sum(value.square().sum() for value in parameters.values())
+
+
+class Training:
+    """A loop on the toy that a test may look into."""
+
+    def __init__(self, methods=(), **changes):
+        self.settings = toy_settings(**changes)
+        self.denoiser = ToyBase()
+        adapter = LoraAdapter(self.denoiser.unet, 2, 2.0, torch.Generator().manual_seed(0))
+        self.state = TrainState(adapter, self.denoiser.word_vectors("animal"), self.settings)
+        self.methods = methods
+
+    def encode(self, indices):
+        tokens = {"fox": {**self.state.token}}
+        return Conditioning.cat([self.denoiser.encode_prompt(PROMPT, tokens) for _ in indices])
+
+    def steps(self):
+        parts = (self.denoiser, LATENTS, None, self.encode, self.state, self.methods, self.settings, "0/1")
+        return train_concept(*parts)
+
+    def bits(self):
+        return {name: value.detach().clone() for name, value in self.state.parameters.items()}
+
+
+def first_batch_error(training):
+    """Mean denoising error of the first batch, drawn again from (seed, phase, step)."""
+    rng = step_rng("0/1", "train", 0)
+    indices = torch.randint(3, (2,), generator=rng)
+    t, noise = torch.randint(1000, (2,), generator=rng), torch.randn(2, 1, 1, 2, generator=rng)
+    return NoisedBatch(training.denoiser, LATENTS[indices], t, noise).error(training.encode(indices)).mean()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]),
+        ("linear", [0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25]),
+        ("cosine", [0.25, 0.5, 0.75, 1, 1, 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0.5 - 0.5 * math.sqrt(0.5)]),
+    ],
+)
+def test_schedule_factor_by_hand(schedule, factors):
+    settings = toy_settings(schedule=schedule, warmup_steps=4, steps=8)
+    assert [schedule_factor(step, settings) for step in range(8)] == pytest.approx(factors)
+
+
+def test_warm_up_longer_than_the_training():
+    settings = toy_settings(schedule="cosine", warmup_steps=10, steps=4)
+    assert [schedule_factor(step, settings) for step in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_learning_rates_of_lora_and_token_follow_the_schedule():
+    training = Training(schedule="linear", warmup_steps=2, learning_rate=0.1, token_learning_rate=0.02)
+    rates = [[group["lr"] for group in training.state.optimizer.param_groups] for _ in training.steps()]
+    assert rates == [pytest.approx(pair) for pair in ([0.05, 0.01], [0.1, 0.02], [0.1, 0.02], [0.05, 0.01])]
+
+
+def test_record_of_the_first_step_by_hand():
+    training = Training()
+    expected = first_batch_error(training).item()
+    record = next(training.steps())
+    assert record == StepRecord("train", 1, 4, pytest.approx(expected, rel=1e-6), 0.0)
+
+
+def test_records_count_the_steps_and_match_the_log():
+    training = Training([Weigh(toy_settings())])
+    records = list(training.steps())
+    assert [(r.phase, r.step, r.total) for r in records] == [("train", step, 4) for step in (1, 2, 3, 4)]
+    assert [r.loss for r in records] == training.state.losses and training.state.step == 4
+    assert [r.penalty for r in records] == training.state.penalties
+
+
+def test_the_penalties_of_all_methods_are_added_up():
+    training = Training([Weigh(toy_settings()), Method(toy_settings()), Weigh(toy_settings())])
+    expected = 6 * sum(value.square().sum().item() for value in training.state.adapter.parameters.values())
+    assert next(training.steps()).penalty == pytest.approx(expected, rel=1e-6) and expected > 0
+
+
+@pytest.mark.parametrize("methods", [[], [Weigh(toy_settings())]])
+def test_first_step_is_adamw_on_loss_plus_penalty(methods):
+    training = Training(methods, gradient_clip=0.05)
+    before, parameters = training.bits(), training.state.parameters
+    loss = first_batch_error(training) + sum(m.penalty(training.state.adapter.parameters) for m in methods)
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    norm = torch.cat([g.flatten() for g in gradients]).norm()
+    assert norm > 0.05  # the clip bites
+    next(training.steps())
+    for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+        clipped = gradient * 0.05 / norm
+        torch.testing.assert_close(parameter.grad, clipped, rtol=1e-4, atol=1e-7)
+        rate = 1e-3 if name.startswith("token") else 0.05  # AdamW's first step: g / (|g| + eps)
+        torch.testing.assert_close(parameter.detach(), before[name] - rate * clipped / (clipped.abs() + 1e-8))
+
+
+def test_weight_decay_shrinks_the_lora_and_not_the_token():
+    plain, decayed = Training(steps=1), Training(steps=1, weight_decay=0.5)
+    before = plain.bits()
+    list(plain.steps()), list(decayed.steps())
+    for name, value in decayed.bits().items():
+        shrink = 0 if name.startswith("token") else 0.05 * 0.5
+        torch.testing.assert_close(value, plain.bits()[name] - shrink * before[name])
+
+
+def test_token_is_frozen_at_learning_rate_zero():
+    training = Training(token_learning_rate=0.0)
+    start = training.denoiser.word_vectors("animal")[ENCODER]
+    list(training.steps())
+    assert torch.equal(training.state.frozen_token()[ENCODER], start)
+    learning = Training()
+    list(learning.steps())
+    assert (learning.state.frozen_token()[ENCODER] - start).abs().min() > 0
+
+
+def test_frozen_token_is_a_copy():
+    training = Training()
+    copied = training.state.frozen_token()[ENCODER]
+    kept = copied.clone()
+    list(training.steps())
+    assert torch.equal(copied, kept) and not copied.requires_grad
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3])
+def test_a_restored_state_goes_on_to_the_bit(cut):
+    whole, first, second = Training(), Training(), Training()
+    list(whole.steps())
+    steps = first.steps()
+    for _ in range(cut):
+        next(steps)
+    second.state.load_state_dict({name: value.clone() for name, value in first.state.state_dict().items()})
+    list(second.steps())
+    assert all(torch.equal(value, second.bits()[name]) for name, value in whole.bits().items())
+    assert (second.state.losses, second.state.step) == (whole.state.losses, 4)
+
+
+def test_an_exception_leaves_the_state_of_the_last_whole_step():
+    training, reference = Training(), Training(steps=2)
+    list(reference.steps())
+    training.denoiser.on_predict = lambda count: 1 / (3 - count)
+    with pytest.raises(ZeroDivisionError):
+        list(training.steps())
+    assert training.state.step == len(training.state.losses) == len(training.state.penalties) == 2
+    assert all(torch.equal(value, reference.bits()[name]) for name, value in training.bits().items())
+
+
+def test_step_generators_differ_by_seed_phase_and_step_and_repeat():
+    keys = [("0/1", "train", 0), ("0/1", "train", 1), ("0/1", "fisher", 0), ("0/2", "train", 0), ("1/1", "train", 0)]
+    draws = [torch.rand(1, generator=step_rng(*key)).item() for key in keys]
+    assert len(set(draws)) == 5 and draws == [torch.rand(1, generator=step_rng(*key)).item() for key in keys]
+
+
+def test_bf16_only_where_asked_for_on_the_cpu():
+    cpu = torch.device("cpu")
+    assert [uses_bf16(choice, cpu) for choice in ("bf16", "auto", "no")] == [True, False, False]
