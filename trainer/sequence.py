@@ -26,6 +26,8 @@ from .files import sync_folder, write_json, write_tensors
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+# Beside these lies the concept's <token>.safetensors, so none of them can be a token.
+FILE_STEMS = ("lora", "methods")
 
 
 @dataclass(frozen=True)

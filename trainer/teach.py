@@ -17,7 +17,7 @@ from .files import write_tensors
 from .loop import TrainState, train_concept
 from .metadata import lora_metadata
 from .recipes import build_methods
-from .sequence import ConceptSequence, TaskRecord, digest
+from .sequence import FILE_STEMS, ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
 from .task import StepRecord, TrainedTask, step_rng
 
@@ -63,11 +63,17 @@ def check_fits(sequence: ConceptSequence, concept: Concept, settings: TrainSetti
     """Everything that can be wrong, before any training.
 
     Raises:
-        ContinualLoraError: another base, another rank, a token in use, an unknown recipe, no cross-attention.
+        ContinualLoraError: another base, rank or alpha, a token in use, an unknown recipe, no cross-attention.
     """
     sequence.check_base(denoiser.fingerprint)
     cross_attention_layers(denoiser.unet)
     build_methods(settings)
+    if concept.token.lower() in FILE_STEMS:
+        raise ContinualLoraError(
+            f'"token" should not be the name of a task\'s own file ({", ".join(FILE_STEMS)}).',
+            f"It is `{concept.token}`.",
+            "Choose another token.",
+        )
     for task in sequence.tasks:
         if task.token == concept.token:
             raise ContinualLoraError(
@@ -75,12 +81,15 @@ def check_fits(sequence: ConceptSequence, concept: Concept, settings: TrainSetti
                 f"`{concept.token}` already stands for its concept {task.index}, {task.concept}.",
                 "Choose another token.",
             )
-        if task.settings["rank"] != settings.rank:
-            raise ContinualLoraError(
-                f'To go on from "{sequence.root.name}", "rank" should be {task.settings["rank"]}, its own.',
-                f"This node is set to rank {settings.rank}.",
-                f'Set "rank" to {task.settings["rank"]}, or start a new sequence.',
-            )
+        own_rank = task.settings["rank"]
+        own_alpha = task.settings["alpha"] or float(own_rank)
+        for name, own, now in (("rank", own_rank, settings.rank), ("alpha", own_alpha, settings.effective_alpha)):
+            if own != now:
+                raise ContinualLoraError(
+                    f'To go on from "{sequence.root.name}", "{name}" should be {own}, its own.',
+                    f"This node is set to {name} {now}.",
+                    f'Set "{name}" to {own}, or start a new sequence.',
+                )
 
 
 def teach(
