@@ -9,9 +9,8 @@ from PIL import Image
 
 from ..trainer.apply import apply_sequence
 from ..trainer.bases.comfyui.base import ComfyBase
-from ..trainer.classifier import classify
+from ..trainer.classifier import candidate_prompts, classify
 from ..trainer.concept import concept_from_batch, prepare
-from ..trainer.errors import ContinualLoraError
 from ..trainer.plots import bar_chart_grid
 from ..trainer.sequence import ConceptSequence as Sequence
 from .host import Progress, image_batch, training_mode
@@ -58,7 +57,9 @@ class DiffusionClassifierScore(io.ComfyNode):
                     step=0.001,
                     tooltip="How sharp the probabilities are; 0 fits it to the spread of the errors.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip="Of the draws."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**63 - 1, control_after_generate=False, tooltip="Of the draws."
+                ),
                 io.Int.Input(
                     "resolution",
                     default=0,
@@ -92,15 +93,8 @@ class DiffusionClassifierScore(io.ComfyNode):
         sequence: Sequence | None = None,
     ) -> io.NodeOutput:
         """Encode once, classify, draw."""
-        candidates = [task.prompt for task in sequence.tasks] if sequence else []
-        candidates += [line.strip() for line in prompts.splitlines() if line.strip()]
-        if len(set(candidates)) < 2:
-            raise ContinualLoraError(
-                "The classifier chooses between at least two different prompts.",
-                f"There are {len(set(candidates))}.",
-                'Write more into "prompts", one a line, or connect a sequence.',
-            )
-        candidates = list(dict.fromkeys(candidates))
+        taught = [task.prompt for task in sequence.tasks] if sequence else []
+        candidates = candidate_prompts(taught, prompts.splitlines())
         progress = Progress()
         with training_mode(), torch.no_grad():
             base = ComfyBase(model, clip, vae)

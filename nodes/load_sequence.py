@@ -1,5 +1,7 @@
 """The node that opens a sequence from disk."""
 
+import logging
+
 from comfy_api.v0_0_2 import io
 
 from ..trainer.errors import ContinualLoraError
@@ -9,13 +11,18 @@ from .host import sequence_names, sequence_root
 from .sockets import CATEGORY, ConceptSequence
 
 NONE = "(none on disk yet)"
+log = logging.getLogger(__name__)
 
 
 def choices() -> dict[str, Sequence]:
     """What the drop-down offers: a sequence's name for its newest line, "name / task" for its other branches."""
     found: dict[str, Sequence] = {}
     for name in sequence_names():
-        newest, *branches = lines_on_disk(sequence_root(name))
+        try:
+            newest, *branches = lines_on_disk(sequence_root(name))
+        except (ContinualLoraError, ValueError, KeyError) as error:
+            log.warning("The concept sequence `%s` is left out of the list: %s", name, error)
+            continue
         found[name] = newest
         found |= {f"{name} / {line.tasks[-1].folder}": line for line in branches}
     return found

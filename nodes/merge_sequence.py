@@ -1,19 +1,17 @@
 """The node that merges tasks, or whole sequences, into one LoRA."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import folder_paths
-import torch
 from comfy_api.v0_0_2 import io
 
-from ..trainer.adapters.kohya import stems_from_kohya, stems_to_kohya
+from ..trainer.bases.comfyui.base import model_fingerprint
 from ..trainer.errors import ContinualLoraError
-from ..trainer.merging import MERGE_METHODS, merge
-from ..trainer.metadata import tensor_hash
+from ..trainer.merging import MERGE_METHODS
+from ..trainer.merging.lines import merge_sequences
 from ..trainer.sequence import ConceptSequence as Sequence
-from ..trainer.sequence import read_metadata
 from .host import apply_lora, clip_with_tokens, training_mode
 from .save_sequence import save_tensors
 from .sockets import CATEGORY, ConceptSequence
@@ -51,7 +49,7 @@ class MergeConceptSequence(io.ComfyNode):
                     "strengths",
                     default="",
                     tooltip="One factor for each merged LoRA, such as 1.0, 0.8: tasks first, then the other "
-                    "sequences. Empty means 1 for cat and svd of several sequences, else equal shares.",
+                    "sequences. Empty means equal shares for tasks of one sequence, 1 each for different sequences.",
                 ),
                 io.Combo.Input(
                     "method",
@@ -64,7 +62,14 @@ class MergeConceptSequence(io.ComfyNode):
                 io.Float.Input(
                     "density", default=0.5, min=0.01, max=1.0, step=0.01, tooltip="Share kept by ties and dare."
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip="Of what dare drops."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=False,
+                    tooltip="Of what dare drops.",
+                ),
                 io.String.Input("filename", default="merged", tooltip="Name of the file in output/loras."),
                 *more,
             ],
@@ -91,84 +96,29 @@ class MergeConceptSequence(io.ComfyNode):
         filename: str,
         **more: Sequence,
     ) -> io.NodeOutput:
-        """Choose, merge, save, apply."""
+        """Merge, save, apply."""
         others = [more[name] for name in sorted(more) if more[name] is not None]
-        lines = [*_chosen(sequence, tasks), *others]
-        weights = _strengths(strengths, len(lines), 1.0 if others and method in ("cat", "svd") else 1 / len(lines))
-        tokens = _all_tokens([sequence, *others])
         with training_mode():
-            merged = merge(
+            sequence.check_base(model_fingerprint(model))
+            merged = merge_sequences(
+                [sequence, *others],
+                _numbers(tasks, "tasks", int),
+                _numbers(strengths, "strengths", float),
                 method,
-                [stems_from_kohya(line.lora(line.tasks[-1])) for line in lines],
-                weights,
                 rank=rank,
                 density=density,
-                rng=torch.Generator().manual_seed(seed),
+                seed=seed,
             )
-            lora = stems_to_kohya(merged)
-        path = save_tensors(
-            Path(folder_paths.get_output_directory()) / "loras",
-            Path(filename).name,
-            lora,
-            _metadata(lines, lora, list(tokens), method),
-        )
-        return io.NodeOutput(
-            lora, apply_lora(model, lora, 1.0), clip_with_tokens(clip, tokens), str(path), ui={"text": [str(path)]}
-        )
+        folder = Path(folder_paths.get_output_directory()) / "loras"
+        path = save_tensors(folder, Path(filename).name, merged.lora, merged.metadata)
+        applied = apply_lora(model, merged.lora, 1.0), clip_with_tokens(clip, merged.tokens)
+        return io.NodeOutput(merged.lora, *applied, str(path), ui={"text": [str(path)]})
 
 
-def _chosen(sequence: Sequence, tasks: str) -> list[Sequence]:
+def _numbers(text: str, name: str, kind: Callable[[str], Any]) -> list[Any]:
     try:
-        numbers = [int(part) for part in tasks.replace(",", " ").split()]
+        return [kind(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
         raise ContinualLoraError(
-            '"tasks" should be numbers such as 1, 3.', f"It is `{tasks}`.", "Correct it."
+            f'"{name}" should be numbers with commas between them.', f"It is `{text}`.", "Correct it."
         ) from error
-    return [sequence.up_to(number) for number in numbers] if numbers else [sequence]
-
-
-def _strengths(text: str, count: int, default: float) -> list[float]:
-    try:
-        given = [float(part) for part in text.replace(",", " ").split()] or [default] * count
-    except ValueError as error:
-        raise ContinualLoraError(
-            '"strengths" should be numbers such as 1.0, 0.8.', f"It is `{text}`.", "Correct it."
-        ) from error
-    if len(given) != count:
-        raise ContinualLoraError(
-            f'"strengths" should have one number for each of the {count} merged LoRAs.',
-            f"It has {len(given)}.",
-            "Add or remove numbers, or leave it empty.",
-        )
-    return given
-
-
-def _all_tokens(lines: list[Sequence]) -> dict[str, Any]:
-    tokens: dict[str, Any] = {}
-    for line in lines:
-        for name, vectors in line.tokens().items():
-            known = tokens.setdefault(name, vectors)
-            if any(not torch.equal(known[key], vectors[key]) for key in vectors):
-                raise ContinualLoraError(
-                    "Sequences that are merged should have different tokens.",
-                    f"`{name}` stands for different concepts in two of them.",
-                    "Teach one of them again under another token.",
-                )
-    return tokens
-
-
-def _metadata(lines: list[Sequence], lora: dict[str, Any], tokens: list[str], method: str) -> dict[str, str]:
-    first = lines[0]
-    kept = read_metadata(first.folder(first.tasks[-1]) / "lora.safetensors")
-    names = [f"<{token}>" for token in tokens]
-    return {
-        **{key: value for key, value in kept.items() if key.startswith(("ss_base", "ss_res", "modelspec."))},
-        "ss_network_module": "networks.lora",
-        "ss_training_comment": f"Continual LoRA, merged by {method}",
-        "modelspec.title": f"{' '.join(names)} (Continual LoRA, merged)",
-        "modelspec.trigger_phrase": ", ".join(names),
-        "modelspec.merged_from": ", ".join(line.tasks[-1].key[:12] for line in lines),
-        "modelspec.hash_sha256": "0x" + tensor_hash(lora),
-        "continual_lora.tokens": json.dumps(names),
-        "continual_lora.base": first.base,
-    }

@@ -26,5 +26,6 @@ def _input(item: Field[Any]) -> Any:
         return io.String.Input(item.name, **common)
     numbers = {"min": limits["minimum"], "max": limits["maximum"], **common}
     if isinstance(item.default, int):
-        return io.Int.Input(item.name, control_after_generate=item.name == "seed" or None, **numbers)
+        # Else the page would change the seed after each run, and a cancelled training could not be gone on with.
+        return io.Int.Input(item.name, control_after_generate=False, **numbers)
     return io.Float.Input(item.name, step=limits["step"], round=False, **numbers)

@@ -69,7 +69,7 @@ class Graph:
         if name not in values and "default" not in options:
             values = {name: kind[0] if isinstance(kind, list) else options["options"][0]}
         node["widgets_values"].append(values.get(name, options.get("default")))
-        if options.get("control_after_generate") or name in ("seed", "noise_seed"):  # as the page does
+        if options.get("control_after_generate", name in ("seed", "noise_seed")):  # as the page does
             node["widgets_values"].append("fixed")
 
     def _socket(self, node: dict[str, Any], name: str, kind: str, source: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Conditioning, Denoiser
+from .errors import ContinualLoraError
 from .losses.denoising import NoisedBatch
 
 
@@ -74,11 +75,46 @@ def prompt_subset(num_earlier: int, size: int, rng: torch.Generator) -> list[int
     return torch.randperm(num_earlier, generator=rng)[: max(size - 2, 0)].tolist()
 
 
-def weighted_backward(batch: NoisedBatch, prompts: list[Conditioning], weights: Tensor, low_memory: bool) -> None:
-    """Back-propagate sum_{i,b} w_ib e_ib with constant weights: one graph a prompt (low memory), or all in one pass."""
-    groups = [[i] for i in range(len(prompts))] if low_memory else [list(range(len(prompts)))]
-    for group in groups:
-        (batch.errors([prompts[i] for i in group]) * weights[group]).sum().backward()  # type: ignore[no-untyped-call]
+def backward_through_errors(
+    batch: NoisedBatch, prompts: list[Conditioning], weights: Callable[[Tensor], Tensor], low_memory: bool
+) -> Tensor:
+    """Back-propagate a loss of the errors whose derivative d loss / d e is known.
+
+    Args:
+        batch: B noised samples.
+        prompts: K prompts.
+        weights: errors [K, B] -> d loss / d e, [K, B], without a graph.
+        low_memory: first all errors without a graph, then one prompt at a time; else all prompts in one pass. The
+            gradients are equal up to rounding; the first needs the memory of one prompt and a forward pass more.
+
+    Returns:
+        The errors, [K, B], without a graph.
+    """
+    if not low_memory or len(prompts) == 1:
+        errors = batch.errors(prompts)
+        (errors * weights(errors.detach())).sum().backward()
+        return errors.detach()
+    with torch.no_grad():
+        known = torch.stack([batch.error(prompt) for prompt in prompts])
+    for prompt, weight in zip(prompts, weights(known), strict=True):
+        (batch.error(prompt) * weight).sum().backward()
+    return known
+
+
+def candidate_prompts(taught: list[str], written: list[str]) -> list[str]:
+    """What a classifier chooses between: the prompts of a sequence's concepts, then others, each once.
+
+    Raises:
+        ContinualLoraError: there are fewer than two.
+    """
+    candidates = list(dict.fromkeys([*taught, *(text.strip() for text in written if text.strip())]))
+    if len(candidates) < 2:
+        raise ContinualLoraError(
+            "The classifier chooses between at least two different prompts.",
+            f"There are {len(candidates)}.",
+            "Write more prompts, or add a sequence.",
+        )
+    return candidates
 
 
 @dataclass(frozen=True)
@@ -86,7 +122,7 @@ class Classification:
     """What the classifier found.
 
     Attributes:
-        errors: mean error of each prompt over the trials it was given, [K, B].
+        errors: mean error of each prompt, [K, B]; see `comparable_means` for the prompts that were dropped early.
         trials: how many trials went into each, [K, B].
         temperature: tau of the scores.
     """
@@ -102,8 +138,8 @@ class Classification:
 
     @property
     def predicted(self) -> Tensor:
-        """Argmin of the error among the prompts that were given every trial, [B]."""
-        return self.errors.masked_fill(self.trials < self.trials.amax(0), torch.inf).argmin(0)
+        """Argmin of the error, [B]: always a prompt that was given every trial."""
+        return self.errors.argmin(0)
 
 
 def stratified_timesteps(trials: int, rng: torch.Generator) -> Tensor:
@@ -150,18 +186,17 @@ def classify(
         on_pass: told (done, at most in all) after each pass of the U-Net; may raise to stop.
 
     Returns:
-        Errors [K, B]; a dropped prompt keeps the mean of the trials it had.
+        Errors and scores [K, B].
     """
     rng = torch.Generator().manual_seed(seed)
     timesteps = stratified_timesteps(trials, rng)
     noises = torch.randn(trials, *latents.shape[1:], generator=rng)
-    total = torch.zeros(len(prompts), len(latents))
-    count = torch.zeros_like(total)
-    alive = torch.ones_like(total, dtype=torch.bool)
+    table = torch.full((trials, len(prompts), len(latents)), torch.nan)
+    alive = torch.ones(table.shape[1:], dtype=torch.bool)
     begin, done = 0, 0
     for end, kept in pruning_schedule(len(prompts), trials, pruned):
         if kept < len(prompts):
-            ranks = (total / count.clamp_min(1)).masked_fill(~alive, torch.inf).argsort(0).argsort(0)
+            ranks = table[:begin].mean(0).masked_fill(~alive, torch.inf).argsort(0).argsort(0)
             alive &= ranks < kept
         for trial, prompt, samples in _passes(range(begin, end), alive):
             done += 1
@@ -169,12 +204,29 @@ def classify(
             noise = noises[trial].to(latents).expand(len(samples), *latents.shape[1:])
             with torch.no_grad():
                 error = NoisedBatch(denoiser, latents[samples], t, noise).error(prompts[prompt])
-            total[prompt, samples] += error.cpu()
-            count[prompt, samples] += 1
+            table[trial, prompt, samples] = error.cpu()
             on_pass(done, trials * len(prompts))
         begin = end
-    errors = total / count
-    return Classification(errors, count, temperature or calibrated_temperature(errors))
+    errors = comparable_means(table)
+    counts = (~table.isnan()).sum(0)
+    return Classification(errors, counts, temperature or calibrated_temperature(errors))
+
+
+def comparable_means(table: Tensor) -> Tensor:
+    """Mean errors that can be compared although some prompts were dropped after few trials.
+
+    The best of the prompts with every trial is the reference; each prompt's error is the reference's mean plus its mean
+    excess over the reference on the trials that it had. For a prompt with every trial that is its plain mean.
+
+    Args:
+        table: errors [T, K, B], NaN where a prompt was not tried.
+
+    Returns:
+        [K, B].
+    """
+    best = table.mean(0).nan_to_num(nan=torch.inf).argmin(0)
+    reference = table.gather(1, best.expand(table.shape[0], 1, -1))
+    return reference.mean(0) + (table - reference).nanmean(0)
 
 
 def _passes(trials: range, alive: Tensor) -> Iterator[tuple[int, int, Tensor]]:

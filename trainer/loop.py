@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .adapters.lora import LoraAdapter
 from .denoiser import Conditioning, Denoiser, TokenVectors
+from .errors import ContinualLoraError
 from .losses.denoising import draw_batch
 from .methods.method import Method
 from .settings import TrainSettings
@@ -37,6 +38,7 @@ class TrainState:
         self.adapter = adapter
         self.token = {name: nn.Parameter(value.detach().clone().float()) for name, value in token.items()}
         self.step = 0
+        self.whole = True  # False while a step is applied: an interrupt may come in the middle of it
         self.losses: list[float] = []
         self.penalties: list[float] = []
         self.parameters: dict[str, nn.Parameter] = {
@@ -93,7 +95,7 @@ def train_concept(
     settings: TrainSettings,
     seed: str,
 ) -> Iterator[StepRecord]:
-    """Train until `settings.steps`; `state` is complete whenever a record is yielded or an exception leaves.
+    """Train until `settings.steps`; `state.whole` says whether an exception came between two steps or inside one.
 
     Args:
         denoiser: the view that carries the adapter.
@@ -112,6 +114,13 @@ def train_concept(
         batch = draw_batch(denoiser, latents, masks, indices, rng)
         with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=bf16):
             loss = batch.error(encode(indices)).mean()
+        if not torch.isfinite(loss):
+            raise ContinualLoraError(
+                "The loss should be a number.",
+                f"It became {loss.item()} at step {state.step + 1} of {settings.steps}.",
+                "Lower the learning rates, choose another class noun, or set mixed_precision to no; "
+                "what was trained before this step is kept.",
+            )
         penalties = [p for m in methods if (p := m.penalty(state.adapter.parameters)) is not None]
         penalty = torch.stack(penalties).sum() if penalties else loss.new_zeros(())
         state.optimizer.zero_grad(set_to_none=True)
@@ -120,10 +129,12 @@ def train_concept(
         nn.utils.clip_grad_norm_(trained, settings.gradient_clip)
         for group, peak in zip(state.optimizer.param_groups, state.peaks, strict=True):
             group["lr"] = peak * schedule_factor(state.step, settings)
+        state.whole = False
         state.optimizer.step()
         state.step += 1
         state.losses.append(loss.item())
         state.penalties.append(penalty.item())
+        state.whole = True
         yield StepRecord("train", state.step, settings.steps, state.losses[-1], state.penalties[-1])
 
 

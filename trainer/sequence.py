@@ -1,7 +1,7 @@
 """What is carried from concept to concept, on disk and safe against a crash.
 
     <sequence>/manifest.json                the tasks by key, each with its parent; written last
-    <sequence>/tasks/01-fox-3fa2.../        lora.safetensors, <token>.safetensors, methods.safetensors, log.json
+    <sequence>/tasks/01-fox-3fa2.../        lora.safetensors, embeddings/, methods.safetensors, log.json
     <sequence>/partial/<key>.safetensors    the state of a training that was interrupted
 
 A task's key is a digest of all that it was made from, its parent's key included. So an unchanged task is found again
@@ -26,8 +26,6 @@ from .files import sync_folder, write_json, write_tensors
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-# Beside these lies the concept's <token>.safetensors, so none of them can be a token.
-FILE_STEMS = ("lora", "methods")
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,9 @@ class ConceptSequence:
     def tokens(self) -> dict[str, TokenVectors]:
         """Every learned token of this line, by name."""
         return {
-            task.token: {k: v[0] for k, v in load_file(self.folder(task) / f"{task.token}.safetensors").items()}
+            task.token: {
+                k: v[0] for k, v in load_file(self.folder(task) / "embeddings" / f"{task.token}.safetensors").items()
+            }
             for task in self.tasks
         }
 

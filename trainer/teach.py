@@ -17,7 +17,7 @@ from .files import write_tensors
 from .loop import TrainState, train_concept
 from .metadata import lora_metadata
 from .recipes import build_methods
-from .sequence import FILE_STEMS, ConceptSequence, TaskRecord, digest
+from .sequence import ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
 from .task import StepRecord, TrainedTask, step_rng
 
@@ -68,12 +68,6 @@ def check_fits(sequence: ConceptSequence, concept: Concept, settings: TrainSetti
     sequence.check_base(denoiser.fingerprint)
     cross_attention_layers(denoiser.unet)
     build_methods(settings)
-    if concept.token.lower() in FILE_STEMS:
-        raise ContinualLoraError(
-            f'"token" should not be the name of a task\'s own file ({", ".join(FILE_STEMS)}).',
-            f"It is `{concept.token}`.",
-            "Choose another token.",
-        )
     for task in sequence.tasks:
         if task.token == concept.token:
             raise ContinualLoraError(
@@ -122,7 +116,8 @@ def teach(
     try:
         reports = training.run(on_step)
     except BaseException:
-        write_tensors(partial, training.state.state_dict())
+        if training.state.whole:  # else the last checkpoint stays what the training goes on from
+            write_tensors(partial, training.state.state_dict())
         raise
     return training.commit(reports)
 
@@ -184,7 +179,9 @@ class _Training:
         state, adapter, task = self.state, self.state.adapter, self.task
         tensors = {
             "lora": to_kohya(adapter.factors(), self.names),
-            task.token: {encoder: vector[None].cpu() for encoder, vector in state.frozen_token().items()},
+            f"embeddings/{task.token}": {
+                encoder: vector[None].cpu() for encoder, vector in state.frozen_token().items()
+            },
             "methods": {
                 f"{n}.{key}": v for n, method in self.methods.items() for key, v in method.state_dict().items()
             },

@@ -1,4 +1,7 @@
-"""Write the bundled sample concepts: six held-out subjects, one drawing in each style, with their attribution."""
+"""Write the bundled sample concepts: held-out subjects, one drawing in each style, with their attribution.
+
+Six are shipped and reported on; six others, below benchmarks/, serve only to choose settings.
+"""
 
 import argparse
 import json
@@ -14,6 +17,15 @@ SUBJECTS: dict[str, set[str]] = {
     "watermelon": set(),
     "hamburger": set(),
     "guitar": set(),
+}
+
+TUNING_SUBJECTS: dict[str, set[str]] = {
+    "panda": set(),
+    "octopus": set(),
+    "rocket": set(),
+    "cactus": set(),
+    "strawberry": set(),
+    "camera": set(),
 }
 
 # style -> project, authors, license, where the project lives
@@ -71,15 +83,15 @@ def attribution(node_modules: Path) -> str:
     return HEAD + "".join(rows) + TAIL
 
 
-def write_samples(node_modules: Path, out: Path) -> None:
-    """Render every subject into `out/<name>/<style>.png`, and write `samples.json` and `ATTRIBUTION.md`."""
+def write_samples(node_modules: Path, out: Path, subjects: dict[str, set[str]]) -> None:
+    """Render the subjects into `out/<name>/<style>.png`, and write `samples.json` and `ATTRIBUTION.md`."""
     grid, nouns = EmojiGrid(node_modules), {name: noun for noun, name in concept_names("held_out")}
-    for name, dropped in SUBJECTS.items():
+    for name, dropped in subjects.items():
         (out / name).mkdir(parents=True, exist_ok=True)
         for style in SOURCES:
             if style not in dropped:
                 grid.render(style, name).save(out / name / f"{style}.png", optimize=True)
-    listed = {name: nouns[name] for name in SUBJECTS}
+    listed = {name: nouns[name] for name in subjects}
     (out / "samples.json").write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
     (out / "ATTRIBUTION.md").write_text(attribution(node_modules), encoding="utf-8")
 
@@ -88,9 +100,9 @@ def main() -> None:
     """Parse the arguments and write everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--node-modules", type=Path, required=True, help="where npm put the emoji packages")
-    parser.add_argument("--out", type=Path, default=Path("trainer/bases/tiny/samples"))
     args = parser.parse_args()
-    write_samples(args.node_modules, args.out)
+    write_samples(args.node_modules, Path("trainer/bases/tiny/samples"), SUBJECTS)
+    write_samples(args.node_modules, Path("benchmarks/tuning_concepts"), TUNING_SUBJECTS)
 
 
 if __name__ == "__main__":

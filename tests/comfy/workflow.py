@@ -38,7 +38,7 @@ def widget_inputs(schema: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]
 
 def has_control(name: str, kind: Any, options: dict[str, Any]) -> bool:
     """Whether the page puts a "control after generate" widget behind this one."""
-    return bool(options.get("control_after_generate")) or (kind == "INT" and name in ("seed", "noise_seed"))
+    return bool(options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed")))
 
 
 def widget_values(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,12 @@ import torch
 
 from tests.toy import ToyBase, trained_task
 from trainer.classifier import (
+    backward_through_errors,
     calibrated_temperature,
     cross_entropy_error_gradient,
     dc_log_scores,
     entropy,
     prompt_subset,
-    weighted_backward,
 )
 from trainer.losses.denoising import draw_batch
 
@@ -62,10 +62,10 @@ def test_low_memory_gradient_equals_the_gradient_of_one_graph(tiny):
     task = trained_task(tiny, latents=torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(5)))
     batch = draw_batch(tiny, task.latents, None, torch.arange(2), torch.Generator().manual_seed(0))
     prompts, temperature = [task.prompt, task.base_prompt, *task.earlier_prompts], 0.002
-    with torch.no_grad():
-        errors = torch.stack([batch.error(prompt) for prompt in prompts])
     truth = torch.eye(len(prompts))[:, [0, 0]]
-    weights = truth + cross_entropy_error_gradient(errors, truth, temperature)
+
+    def weights(errors):
+        return truth + cross_entropy_error_gradient(errors, truth, temperature)
 
     def gradients(backward):
         for parameter in task.parameters.values():
@@ -79,20 +79,33 @@ def test_low_memory_gradient_equals_the_gradient_of_one_graph(tiny):
 
     expected = gradients(one_graph)
     for low_memory in (True, False):
-        found = gradients(lambda low=low_memory: weighted_backward(batch, prompts, weights, low))
+        found = gradients(lambda low=low_memory: backward_through_errors(batch, prompts, weights, low))
         for name, gradient in found.items():
             scale = expected[name].abs().max()
             torch.testing.assert_close(gradient / scale, expected[name] / scale, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize(("low_memory", "largest"), [(True, 2), (False, 10)])
-def test_low_memory_takes_one_prompt_at_a_time(low_memory, largest, monkeypatch):
+@pytest.mark.parametrize(("low_memory", "largest", "samples"), [(True, 2, 20), (False, 10, 10)])
+def test_low_memory_takes_one_prompt_at_a_time(low_memory, largest, samples, monkeypatch):
+    task = trained_task(ToyBase())
+    batch = draw_batch(task.denoiser, task.latents, None, torch.arange(2), torch.Generator().manual_seed(0))
+    prompts = [task.prompt, task.base_prompt, *task.earlier_prompts]
+    sizes, predict = [], task.denoiser.predict
+    monkeypatch.setattr(task.denoiser, "predict", lambda x, *rest: (sizes.append(len(x)), predict(x, *rest))[1])
+    errors = backward_through_errors(batch, prompts, torch.ones_like, low_memory)
+    assert max(sizes) == largest and sum(sizes) == samples
+    for index, prompt in enumerate(prompts):
+        torch.testing.assert_close(errors[index], batch.error(prompt).detach())
+    assert not errors.requires_grad
+
+
+def test_one_prompt_needs_no_pass_without_a_graph(monkeypatch):
     task = trained_task(ToyBase())
     batch = draw_batch(task.denoiser, task.latents, None, torch.arange(2), torch.Generator().manual_seed(0))
     sizes, predict = [], task.denoiser.predict
     monkeypatch.setattr(task.denoiser, "predict", lambda x, *rest: (sizes.append(len(x)), predict(x, *rest))[1])
-    weighted_backward(batch, [task.prompt, task.base_prompt, *task.earlier_prompts], torch.ones(5, 2), low_memory)
-    assert max(sizes) == largest and sum(sizes) == 10
+    backward_through_errors(batch, [task.prompt], torch.ones_like, True)
+    assert sizes == [2]
 
 
 @pytest.mark.parametrize(("num_earlier", "size"), list(product(range(7), range(2, 8))))

@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from tests.toy import KEYS, VALUES, ToyBase, trained_task
-from trainer.classifier import Classification, classify, pruning_schedule, stratified_timesteps
+from trainer.classifier import (
+    candidate_prompts,
+    classify,
+    comparable_means,
+    pruning_schedule,
+    stratified_timesteps,
+)
 from trainer.denoiser import Conditioning
+from trainer.errors import ContinualLoraError
 
 # K c = (1, 1) for all of them, so the prediction is x_t + V c = sqrt(a) x_0 + sqrt(1 - a) noise + V c.
 # As sqrt(a) is 2/3 on average, the image x_0 = -3/2 V c is explained best by the prompt c.
@@ -83,22 +90,35 @@ def test_pruning_one_image_saves_passes_and_reports_each():
     assert [done for done, _ in reports] == list(range(1, 53)) and {total for _, total in reports} == {96}
 
 
-def test_a_dropped_prompt_keeps_the_mean_of_its_trials(monkeypatch):
-    denoiser = ToyBase()
-    pruned = classify(denoiser, CLEAR_IMAGES[:1], CLEAR_PROMPTS, trials=16, seed=0)
-    dropped = int((pruned.trials[:, 0] == 4).nonzero()[0])
-    rng = torch.Generator().manual_seed(0)
-    timesteps, noises = stratified_timesteps(16, rng), torch.randn(16, 1, 1, 2, generator=rng)
-    signal = denoiser.alphas_cumprod(timesteps[:4])[:, None, None, None]
-    x_t = signal.sqrt() * CLEAR_IMAGES[:1] + (1 - signal).sqrt() * noises[:4]
-    prediction = denoiser.unet(x_t, timesteps[:4], CODES[dropped].expand(4, 1, 3))
-    torch.testing.assert_close(pruned.errors[dropped, 0], (noises[:4] - prediction).square().mean())
+def test_a_dropped_prompt_is_compared_on_the_trials_that_it_had():
+    # Two trials, two prompts; the second prompt was dropped after the easy first trial (errors 1 and 3).
+    table = torch.tensor([[[1.0], [3.0]], [[9.0], [torch.nan]]])
+    # The reference's mean is 5, the excess on the shared trial 2; a plain mean would call the dropped one better.
+    assert comparable_means(table).tolist() == [[5.0], [7.0]]
 
 
-def test_a_prompt_that_was_dropped_early_is_never_predicted():
-    # Its lower mean comes from fewer draws and cannot be compared.
-    found = Classification(torch.tensor([[0.1], [0.5], [0.4]]), torch.tensor([[2.0], [8.0], [8.0]]), 1.0)
-    assert found.predicted.tolist() == [2]
+def test_comparable_means_are_plain_means_where_nothing_was_dropped():
+    table = torch.rand(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(comparable_means(table), table.mean(0))
+
+
+def test_the_most_probable_prompt_is_the_predicted_one_and_had_every_trial():
+    pruned = classify(ToyBase(), CLEAR_IMAGES, CLEAR_PROMPTS, trials=16, seed=0)
+    assert pruned.scores.argmax(0).tolist() == pruned.predicted.tolist()
+    assert pruned.trials.gather(0, pruned.predicted[None]).tolist() == [[16] * 6]
+
+
+def test_comparable_means_by_hand():
+    nan = torch.nan
+    # Rows are trials. The first prompt is the reference; the third was dropped after one trial, the fourth after two.
+    table = torch.tensor([[1.0, 2.0, 2.0, 1.5], [2.0, 3.0, nan, 5.0], [6.0, 7.0, nan, nan]])[:, :, None]
+    assert comparable_means(table).flatten().tolist() == [3.0, 4.0, 3.0 + 1.0, 3.0 + (0.5 + 3.0) / 2]
+
+
+def test_candidates_are_each_prompt_once_and_at_least_two():
+    assert candidate_prompts(["a <fox>", "a cat"], [" a cat ", "", "a dog"]) == ["a <fox>", "a cat", "a dog"]
+    with pytest.raises(ContinualLoraError, match=r"at least two different prompts\. There are 1\. Write more"):
+        candidate_prompts(["a cat"], ["a cat", " "])
 
 
 def test_same_seed_same_errors_and_another_seed_others():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.toy import ToyBase, trained_task
-from trainer.classifier import weighted_backward
+from trainer.classifier import backward_through_errors
 from trainer.losses.denoising import NoisedBatch, draw_batch
 from trainer.losses.fisher import normalized, per_sample_gradients, sum_of_squares
 
@@ -39,7 +39,7 @@ def test_hooks_equal_batch_one_autograd_over_several_prompts(base, low_memory, r
     prompts = [task.prompt, task.base_prompt, *task.earlier_prompts]
     weights = torch.randn(len(prompts), BATCH, generator=torch.Generator().manual_seed(2))
     with per_sample_gradients(task.layers, BATCH) as gradients:
-        weighted_backward(batch, prompts, weights, low_memory)
+        backward_through_errors(batch, prompts, lambda errors: weights, low_memory)
     expected = one_sample_at_a_time(task, batch, prompts, weights)
     assert set(gradients) == set(expected) == set(task.parameters)
     for name, gradient in gradients.items():
@@ -85,11 +85,11 @@ def test_passes_without_a_graph_leave_no_trace():
     assert not gradients
 
 
-def test_normalized_has_mean_one_over_all_entries():
-    scaled, mean = normalized({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([8.0])})
-    assert mean == 4.0 and scaled["a"].tolist() == [0.25, 0.75] and scaled["b"].tolist() == [2.0]
+def test_normalized_has_trace_one_over_all_entries():
+    scaled, trace = normalized({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([4.0])})
+    assert trace == 8.0 and scaled["a"].tolist() == [0.125, 0.375] and scaled["b"].tolist() == [0.5]
 
 
 def test_a_fisher_of_zeros_stays_zero():
-    scaled, mean = normalized({"a": torch.zeros(3)})
-    assert mean == 0 and scaled["a"].tolist() == [0.0, 0.0, 0.0]
+    scaled, trace = normalized({"a": torch.zeros(3)})
+    assert trace == 0 and scaled["a"].tolist() == [0.0, 0.0, 0.0]

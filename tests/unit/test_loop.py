@@ -8,6 +8,7 @@ import torch
 from tests.toy import ENCODER, ToyBase, toy_settings
 from trainer.adapters.lora import LoraAdapter
 from trainer.denoiser import Conditioning
+from trainer.errors import ContinualLoraError
 from trainer.loop import TrainState, schedule_factor, train_concept, uses_bf16
 from trainer.losses.denoising import NoisedBatch
 from trainer.methods.method import Method
@@ -163,6 +164,17 @@ def test_an_exception_leaves_the_state_of_the_last_whole_step():
         list(training.steps())
     assert training.state.step == len(training.state.losses) == len(training.state.penalties) == 2
     assert all(torch.equal(value, reference.bits()[name]) for name, value in training.bits().items())
+
+
+def test_a_loss_that_is_no_number_stops_with_three_facts_and_keeps_theta():
+    training = Training()
+    steps = training.steps()
+    next(steps)
+    before = training.bits()
+    training.denoiser.unet.middle_block[1].attn2.to_v.base_layer.weight.data = torch.full((2, 3), torch.nan)
+    with pytest.raises(ContinualLoraError, match=r"should be a number\. It became nan at step 2 of 4\. Lower"):
+        next(steps)
+    assert all(torch.equal(value, before[name]) for name, value in training.bits().items()) and training.state.whole
 
 
 def test_step_generators_differ_by_seed_phase_and_step_and_repeat():

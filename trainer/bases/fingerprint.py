@@ -13,8 +13,8 @@ SAMPLES = 64
 def fingerprint(unet: nn.Module) -> str:
     """The sha256 over names, shapes and a sample of the values of the cross-attention's keys and values.
 
-    The values are rounded to bf16, so a model loaded in fp16 or in fp32 is the same model; a merge or a LoRA that the
-    user applied makes another one.
+    The values are rounded to fp16, so a checkpoint loaded in fp16 or in fp32 is the same model; a merge or a LoRA that
+    the user applied makes another one. A coarser format would not do: rounding twice is not rounding once.
 
     Args:
         unet: before an adapter is put in.
@@ -26,6 +26,6 @@ def fingerprint(unet: nn.Module) -> str:
     for name in cross_attention_layers(unet):
         weight = unet.get_parameter(f"{name}.weight").detach().flatten()
         sample = weight[:: max(1, weight.numel() // SAMPLES)][:SAMPLES]
-        bits = sample.float().to(torch.bfloat16).view(torch.int16).cpu()
+        bits = sample.half().view(torch.int16).cpu()
         total.update(f"{name} {weight.numel()}".encode() + bits.numpy().tobytes())
     return total.hexdigest()

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..bases.tiny.base import TinyBase
 from ..denoiser import Denoiser
 from ..errors import ContinualLoraError
+from ..recipes import RECIPES
 from ..settings import TrainSettings
 from ..task import StepRecord
 
@@ -29,11 +30,14 @@ def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     for item in fields(TrainSettings):
         flag, text = f"--{item.name.replace('_', '-')}", f"{item.metadata['help']} (default: {item.default!r})"
+        choices = list(RECIPES) if item.name == "recipe" else item.metadata.get("choices")
         if isinstance(item.default, bool):
             action = argparse.BooleanOptionalAction
             group.add_argument(flag, action=action, default=item.default, help=item.metadata["help"])
         else:
-            group.add_argument(flag, type=type(item.default), default=item.default, help=text.replace("%", "%%"))
+            group.add_argument(
+                flag, type=type(item.default), choices=choices, default=item.default, help=text.replace("%", "%%")
+            )
 
 
 def settings_of(arguments: argparse.Namespace) -> TrainSettings:

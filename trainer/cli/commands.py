@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..adapters.kohya import stems_from_kohya, stems_to_kohya
 from ..apply import apply_sequence
-from ..classifier import classify
+from ..classifier import candidate_prompts, classify
 from ..concept import TEMPLATE, load_concept, prepare
 from ..denoiser import Denoiser, TokenVectors
 from ..files import write_tensors
-from ..merging import MERGE_METHODS, merge
+from ..merging import MERGE_METHODS
+from ..merging.lines import merge_sequences
 from ..sampling import generate
-from ..sequence import ConceptSequence, read_metadata
+from ..sequence import ConceptSequence
 from ..teach import teach
 from .arguments import Bar, add_base_arguments, add_settings_arguments, base_opener, settings_of
 
@@ -50,6 +50,10 @@ def run_train(arguments: argparse.Namespace) -> None:
     root: Path = arguments.sequence
     known = (root / "manifest.json").exists()
     before = ConceptSequence.open(root) if known else ConceptSequence.create(root, denoiser.fingerprint)
+    for task in before.tasks:  # the same command again finds its task, or with other settings makes a branch beside it
+        if task.token == concept.token:
+            before = before.up_to(task.index - 1)
+            break
     with Bar(f"{concept.token} ") as bar:
         after = teach(denoiser, concept, settings, before, bar)
     newest = after.tasks[-1]
@@ -115,7 +119,7 @@ def run_score(arguments: argparse.Namespace) -> None:
     denoiser = base_opener(arguments)()
     tokens = _opened(denoiser, arguments.sequence, 0)
     taught = [task.prompt for task in ConceptSequence.open(arguments.sequence).tasks] if arguments.sequence else []
-    candidates = [*taught, *arguments.prompts]
+    candidates = candidate_prompts(taught, arguments.prompts)
     squares, _ = prepare(squares_of, denoiser.resolution)
     with torch.no_grad(), Bar() as bar:
         latents = torch.cat([denoiser.encode_images(square[None]) for square in squares])
@@ -141,7 +145,11 @@ def add_merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sequences", type=Path, nargs="+", help="folders of sequences")
     parser.add_argument("--tasks", type=int, nargs="*", default=[], help="tasks of the first (default: its newest)")
     parser.add_argument(
-        "--strengths", type=float, nargs="*", default=[], help="one factor each (default: equal shares)"
+        "--strengths",
+        type=float,
+        nargs="*",
+        default=[],
+        help="one factor each (default: equal shares of tasks, 1 for each of several sequences)",
     )
     parser.add_argument("--method", choices=MERGE_METHODS, default="cat", help="(default: %(default)s)")
     parser.add_argument("--rank", type=int, default=0, help="of svd (default: the largest merged)")
@@ -154,14 +162,16 @@ def run_merge(arguments: argparse.Namespace) -> None:
     """Merge and write."""
     if arguments.out.exists():
         sys.exit(f"{arguments.out} exists already; nothing is overwritten. Choose another name.")
-    first, *others = [ConceptSequence.open(path) for path in arguments.sequences]
-    lines = [*([first.up_to(n) for n in arguments.tasks] or [first]), *others]
-    weights = arguments.strengths or [1 / len(lines)] * len(lines)
-    loras = [stems_from_kohya(line.lora(line.tasks[-1])) for line in lines]
-    rng = torch.Generator().manual_seed(arguments.seed)
-    merged = merge(arguments.method, loras, weights, rank=arguments.rank, density=arguments.density, rng=rng)
-    kept = read_metadata(first.folder(first.tasks[-1]) / "lora.safetensors")
-    write_tensors(arguments.out, stems_to_kohya(merged), {k: v for k, v in kept.items() if k.startswith("ss_base")})
+    merged = merge_sequences(
+        [ConceptSequence.open(path) for path in arguments.sequences],
+        arguments.tasks,
+        arguments.strengths,
+        arguments.method,
+        rank=arguments.rank,
+        density=arguments.density,
+        seed=arguments.seed,
+    )
+    write_tensors(arguments.out, merged.lora, merged.metadata)
     print(arguments.out)
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,20 +26,31 @@ SAMPLES = Path(__file__).parents[1] / "bases" / "tiny" / "samples"
 CONCEPTS = ("fox", "sunflower", "guitar")
 # What suits the embedded base: chosen on other concepts than the ones it is reported on (see benchmarks/).
 TINY_SETTINGS = TrainSettings(
-    steps=200, batch_size=8, rank=8, learning_rate=4e-3, token_learning_rate=4e-3, penalty_weight=1.0
+    steps=200,
+    batch_size=8,
+    rank=8,
+    learning_rate=4e-3,
+    token_learning_rate=4e-3,
+    penalty_weight=1.0,
+    low_memory=False,
 )
 IMAGES, TRIALS, THUMBNAIL = 4, 8, 96
 
 
-def load_sample(name: str) -> Concept:
+def load_sample(name: str, folder: Path = SAMPLES) -> Concept:
     """A bundled concept."""
-    nouns: dict[str, str] = json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
-    return load_concept(SAMPLES / name, token=f"my-{name}", class_noun=nouns[name], name=name)
+    nouns: dict[str, str] = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    return load_concept(folder / name, token=f"my-{name}", class_noun=nouns[name], name=name)
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """Where to, and how."""
-    parser.add_argument("--out", type=Path, default=Path("build/demo"), help="made anew (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("build/demo"),
+        help="what was trained there before is found again (default: %(default)s)",
+    )
     parser.add_argument("--recipe", default=TINY_SETTINGS.recipe, help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=TINY_SETTINGS.steps, help="a concept (default: %(default)s)")
 
@@ -49,8 +59,6 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """Teach, measure after every task, write the report."""
     settings = replace(TINY_SETTINGS, recipe=arguments.recipe, steps=arguments.steps)
     out: Path = arguments.out
-    if out.exists():
-        shutil.rmtree(out)
     base = TinyBase()
     line = ConceptSequence.create(out / "sequence", base.fingerprint)
     concepts = [load_sample(name) for name in CONCEPTS]

@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 
 def normalized(fisher: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
-    """Scale a Fisher to mean 1 over all its entries, so that a penalty weight means the same for every objective.
+    """Scale a Fisher to trace 1, so that a penalty weight means the same for every objective, rank and model.
+
+    The quadratic penalty is then the weight times a weighted mean of the squared moves of the parameters.
 
     Returns:
-        The scaled Fisher, and the mean before: the trace divided by the number of parameters.
+        The scaled Fisher, and the trace before.
     """
-    mean = sum(float(f.double().sum()) for f in fisher.values()) / sum(f.numel() for f in fisher.values())
-    return {name: f / mean if mean > 0 else f.clone() for name, f in fisher.items()}, mean
+    trace = sum(float(f.double().sum()) for f in fisher.values())
+    return {name: f / trace if trace > 0 else f.clone() for name, f in fisher.items()}, trace
 
 
 @contextmanager

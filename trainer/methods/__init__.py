@@ -16,6 +16,8 @@ def _discover() -> dict[str, type[Method]]:
         module: ModuleType = importlib.import_module(f"{__name__}.{info.name}")
         if not hasattr(module, "METHOD"):
             continue
+        if not hasattr(module, "NAME"):
+            raise ImportError(f"`{info.name}.py` in methods/ defines a METHOD and no NAME: give it one.")
         if module.NAME in found:
             raise ImportError(f"Two files in methods/ call themselves `{module.NAME}`: rename one.")
         found[module.NAME] = module.METHOD

@@ -3,8 +3,8 @@
 lambda * sum_i F_i (theta_i - theta*_i)^2 with one running F and one anchor theta*, constant in the number of tasks.
 Source: Kirkpatrick et al., arXiv 1612.00796; Schwarz et al., arXiv 1805.06370 (online);
 Jha et al., arXiv 2410.00700, section 3.1 (F from L_den + CE of the diffusion classifier).
-Ours: each task's F is scaled to mean 1 before it is added, so that lambda means the same with and without DC, whose
-gradient carries 1 / tau.
+Ours: each task's F is scaled to trace 1 before it is added, so that lambda means the same with and without DC, whose
+gradient carries 1 / tau, and at every rank.
 """
 
 import math
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ..classifier import (
+    backward_through_errors,
     calibrated_temperature,
     cross_entropy_error_gradient,
     dc_log_scores,
     entropy,
     prompt_subset,
-    weighted_backward,
 )
 from ..denoiser import Conditioning
 from ..losses.denoising import NoisedBatch, draw_batch
@@ -55,7 +55,7 @@ class EWC(Method):
         return self.settings.penalty_weight * quadratic_penalty(parameters, self.anchor, self.fisher)
 
     def end_task(self, task: TrainedTask) -> Iterator[StepRecord]:
-        """F <- gamma F + F_n / mean(F_n), theta* <- theta."""
+        """F <- gamma F + F_n / trace(F_n), theta* <- theta."""
         temperature = self.settings.temperature or (self._calibrate(task) if self.classifier else 1.0)
         total = {name: torch.zeros_like(value) for name, value in task.parameters.items()}
         size, draws = self.settings.batch_size, self.settings.fisher_draws
@@ -68,34 +68,39 @@ class EWC(Method):
                 total[name] += value / draws
             reported.append(record.values)
             yield record
-        fresh, mean = normalized(total)
+        fresh, trace = normalized(total)
         gamma = self.settings.fisher_decay
         self.fisher = {n: gamma * self.fisher[n] + f if n in self.fisher else f for n, f in fresh.items()}
         self.anchor = {name: value.detach().clone() for name, value in task.parameters.items()}
         means = {key: sum(values[key] for values in reported) / num_batches for key in reported[0]}
-        values = {"fisher_mean_unscaled": mean, "temperature": temperature, **means}
+        values = {"fisher_trace": trace, "temperature": temperature, **means}
         yield StepRecord("fisher", num_batches, num_batches, record.loss, values=values)
 
     def _draw(
         self, task: TrainedTask, step: int, count: int, temperature: float, total: int
     ) -> tuple[StepRecord, dict[str, Tensor]]:
         batch, prompts = self._batch(task, "fisher", step, count)
-        with torch.no_grad():
-            errors = torch.stack([batch.error(prompt) for prompt in prompts])
-        # The true class, c_n, is the first prompt: its error is L_den itself.
-        truth = torch.zeros_like(errors)
-        truth[0] = 1.0
-        weights, values = truth, {}
-        if self.classifier:
-            weights = truth + cross_entropy_error_gradient(errors, truth, temperature)
-            log_scores = dc_log_scores(errors, temperature)
-            accuracy = (errors.argmin(0) == 0).float().mean()
-            values = {"dc_entropy": float(entropy(log_scores).mean()), "dc_accuracy": float(accuracy)}
+
+        def weights(errors: Tensor) -> Tensor:
+            # The true class, c_n, is the first prompt: its error is L_den itself.
+            truth = torch.zeros_like(errors)
+            truth[0] = 1.0
+            return truth + cross_entropy_error_gradient(errors, truth, temperature) if self.classifier else truth
+
         with per_sample_gradients(task.layers, count) as gradients:
-            weighted_backward(batch, prompts, weights, self.settings.low_memory)
+            errors = backward_through_errors(batch, prompts, weights, self.settings.low_memory)
         for parameter in task.parameters.values():
             parameter.grad = None
+        values = self._score_values(errors, temperature) if self.classifier else {}
         return StepRecord("fisher", step + 1, total, float(errors[0].mean()), values=values), sum_of_squares(gradients)
+
+    @staticmethod
+    def _score_values(errors: Tensor, temperature: float) -> dict[str, float]:
+        accuracy = (errors.argmin(0) == 0).float().mean()
+        return {
+            "dc_entropy": float(entropy(dc_log_scores(errors, temperature)).mean()),
+            "dc_accuracy": float(accuracy),
+        }
 
     def _batch(self, task: TrainedTask, phase: str, step: int, count: int) -> tuple[NoisedBatch, list[Conditioning]]:
         rng = step_rng(task.seed, phase, step)

@@ -128,10 +128,12 @@ def _check_kind(model: Any) -> None:
     layers = cross_attention_layers(model.diffusion_model)
     width = model.diffusion_model.get_parameter(f"{layers[0]}.weight").shape[1]
     kind = (model.latent_format.latent_channels, width)
-    if model.model_type not in PARAMETERIZATIONS or kind not in ARCHITECTURES or model.adm_channels:
+    plain = model.diffusion_model.in_channels == kind[0] and not model.adm_channels
+    if model.model_type not in PARAMETERIZATIONS or kind not in ARCHITECTURES or not plain:
         raise ContinualLoraError(
-            "This version teaches Stable Diffusion 1.x and 2.x and the embedded base.",
-            f"The model is a `{type(model).__name__}` of type {model.model_type.name}, {kind[0]} latent channels and "
+            "This version teaches Stable Diffusion 1.x and 2.x (not their inpainting models) and the embedded base.",
+            f"The model is a `{type(model).__name__}` of type {model.model_type.name}, {kind[0]} latent channels, "
+            f"{model.diffusion_model.in_channels} input channels and "
             f"prompts {kind[1]} wide.",
             "Load a checkpoint of one of these families.",
         )

@@ -10,7 +10,7 @@ from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...prompts import split_tokens, token_of
 from ..fingerprint import fingerprint
 from ..view import shared_view
-from .text import END, MAX_LENGTH, START
+from .text import END, MAX_LENGTH, START, UNKNOWN
 from .weights import load_weights, weights_folder
 
 ENCODER = "clip_l"
@@ -69,7 +69,8 @@ class TinyBase:
 
     def word_vectors(self, word: str) -> TokenVectors:
         """The mean vector of the words of `word`."""
-        return {ENCODER: self.weights.text.word_vectors[self.weights.tokenizer.encode(word)].mean(0)}
+        ids = self.weights.tokenizer.encode(word) or [self.weights.tokenizer.ids[UNKNOWN]]
+        return {ENCODER: self.weights.text.word_vectors[ids].mean(0)}
 
     def alphas_cumprod(self, t: Tensor) -> Tensor:
         """[B] timesteps -> [B] share of signal variance."""

