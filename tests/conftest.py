@@ -9,6 +9,9 @@ from trainer.bases.tiny.base import TinyBase
 from trainer.bases.tiny.text import TextEncoder
 from trainer.bases.tiny.unet import UNet
 
+# The models of the tests are so small that a second thread only waits, and waits long on a busy machine.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def random_tiny_folder(tmp_path_factory):

@@ -114,15 +114,15 @@ def train_concept(
         batch = draw_batch(denoiser, latents, masks, indices, rng)
         with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=bf16):
             loss = batch.error(encode(indices)).mean()
-        if not torch.isfinite(loss):
+        penalties = [p for m in methods if (p := m.penalty(state.adapter.parameters)) is not None]
+        penalty = torch.stack(penalties).sum() if penalties else loss.new_zeros(())
+        if not torch.isfinite(loss + penalty):
             raise ContinualLoraError(
                 "The loss should be a number.",
-                f"It became {loss.item()} at step {state.step + 1} of {settings.steps}.",
+                f"It became {(loss + penalty).item()} at step {state.step + 1} of {settings.steps}.",
                 "Lower the learning rates, choose another class noun, or set mixed_precision to no; "
                 "what was trained before this step is kept.",
             )
-        penalties = [p for m in methods if (p := m.penalty(state.adapter.parameters)) is not None]
-        penalty = torch.stack(penalties).sum() if penalties else loss.new_zeros(())
         state.optimizer.zero_grad(set_to_none=True)
         (loss + penalty).backward()
         trained = [p for group in state.optimizer.param_groups for p in group["params"] if p.requires_grad]

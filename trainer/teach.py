@@ -114,12 +114,11 @@ def teach(
     if partial.exists():
         training.state.load_state_dict(load_file(partial))
     try:
-        reports = training.run(on_step)
+        return training.commit(training.run(on_step))
     except BaseException:
         if training.state.whole:  # else the last checkpoint stays what the training goes on from
             write_tensors(partial, training.state.state_dict())
         raise
-    return training.commit(reports)
 
 
 class _Training:
@@ -140,13 +139,14 @@ class _Training:
         adapter = LoraAdapter(denoiser.unet, settings.rank, settings.effective_alpha, rng)
         self.names = diffusers_names(denoiser.unet)
         self.methods = build_methods(settings)
+        # Also what this recipe's methods have no use for: a later task may take it up again.
+        self.carried = sequence.method_state() if sequence.head else {}
         if sequence.head:
             lora = from_kohya(sequence.lora(sequence.tasks[-1]), adapter.names, self.names)
             adapter.load_state_dict(state_of(lora))
-            carried = sequence.method_state()
             for name, method in self.methods.items():
                 method.load_state_dict(
-                    {k.removeprefix(f"{name}."): v for k, v in carried.items() if k.startswith(f"{name}.")}
+                    {k.removeprefix(f"{name}."): v for k, v in self.carried.items() if k.startswith(f"{name}.")}
                 )
         self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings)
         self.earlier_tokens = {name: self._placed(vectors) for name, vectors in sequence.tokens().items()}
@@ -183,7 +183,8 @@ class _Training:
                 encoder: vector[None].cpu() for encoder, vector in state.frozen_token().items()
             },
             "methods": {
-                f"{n}.{key}": v for n, method in self.methods.items() for key, v in method.state_dict().items()
+                **self.carried,
+                **{f"{n}.{key}": v for n, method in self.methods.items() for key, v in method.state_dict().items()},
             },
         }
         last = state.losses[-100:]

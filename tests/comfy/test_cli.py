@@ -1,5 +1,6 @@
 """The command line on a checkpoint, through a ComfyUI checkout."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ SAMPLES = ROOT / "trainer" / "bases" / "tiny" / "samples"
 
 def cli(*arguments: object) -> str:
     command = [sys.executable, "-m", "trainer", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 

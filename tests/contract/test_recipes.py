@@ -107,3 +107,16 @@ def test_a_stronger_penalty_keeps_the_lora_closer_to_its_anchor(tmp_path):
         return sum(float((two[name] - value).square().sum()) for name, value in one.items())
 
     assert moved(100.0) < 0.5 * moved(1.0) < 0.5 * moved(0.0)
+
+
+def test_a_task_without_ewc_carries_the_fisher_on(tmp_path):
+    unet = ToyUNet().requires_grad_(False)
+    sequence = ConceptSequence.create(tmp_path, ToyBase(unet).fingerprint)
+    states = []
+    for index, (word, recipe) in enumerate((("fox", "lora_ewc"), ("cat", "lora"), ("dog", "lora_ewc"))):
+        sequence = teach(ToyBase(unet), toy_concept(word, seed=index), toy_settings(recipe=recipe), sequence)
+        states.append(sequence.method_state())
+    assert states[0].keys() == states[1].keys() and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+    assert max(sequence.log(sequence.tasks[-1])["penalty"]) > 0
+    fishers = [sum(float(v.sum()) for k, v in state.items() if k.startswith("ewc.fisher.")) for state in states]
+    assert fishers == pytest.approx([1, 1, 2], rel=1e-4)

@@ -130,6 +130,8 @@ def test_token_is_frozen_at_learning_rate_zero():
     start = training.denoiser.word_vectors("animal")[ENCODER]
     list(training.steps())
     assert torch.equal(training.state.frozen_token()[ENCODER], start)
+    token = training.state.token[ENCODER]
+    assert token.grad is None and not token.requires_grad  # so it takes no share of the clipped norm either
     learning = Training()
     list(learning.steps())
     assert (learning.state.frozen_token()[ENCODER] - start).abs().min() > 0
