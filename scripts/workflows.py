@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer.cli.demo import TINY_SETTINGS
+
 FOLDER = Path(__file__).parents[1] / "workflows"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 PREFIX = "ContinualLoRA_"
@@ -140,7 +142,8 @@ class Graph:
         return images
 
 
-TINY = {"recipe": "lora_ewc_dc", "steps": 200, "rank": 8, "learning_rate": 4e-3, "penalty_weight": 1.0}
+BASIC = ("recipe", "steps", "rank", "learning_rate", "penalty_weight")
+TINY = {name: getattr(TINY_SETTINGS, name) for name in BASIC}
 
 
 def quickstart(info: dict[str, Any]) -> None:
@@ -148,7 +151,8 @@ def quickstart(info: dict[str, Any]) -> None:
     graph = Graph(info)
     base = graph.add(f"{PREFIX}LoadTinyBase", (0, 60), (260, 90))
     models = [(base, 0), (base, 1), (base, 2)]
-    options = graph.add(f"{PREFIX}TrainOptions", (0, 260), (320, 520), batch_size=8, token_learning_rate=4e-3)
+    advanced = {name: getattr(TINY_SETTINGS, name) for name in ("batch_size", "token_learning_rate", "low_memory")}
+    options = graph.add(f"{PREFIX}TrainOptions", (0, 260), (320, 520), **advanced)
     train, x = None, 360
     for name, noun in (("fox", "animal"), ("sunflower", "plant")):
         concept = {"folder": f"bundled: {name}", "token": f"my-{name}", "class_noun": noun}

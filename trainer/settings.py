@@ -24,11 +24,12 @@ class TrainSettings:
     rank: int = setting(16, "Rank of the LoRA. Every concept of a sequence shares it.", minimum=1, maximum=128)
     learning_rate: float = setting(2e-4, "Learning rate of the LoRA.", minimum=0.0, maximum=1.0, step=1e-6)
     penalty_weight: float = setting(
-        1.0,
-        "How strongly earlier concepts are held (lambda). Has no effect on the first concept or with lora.",
+        1000.0,
+        "How strongly earlier concepts are held (lambda); 100 to 10,000 is a sensible range. Has no effect on the first "
+        "concept or with lora.",
         minimum=0.0,
-        maximum=1e6,
-        step=0.01,
+        maximum=1e9,
+        step=1.0,
     )
     seed: int = setting(0, "Seed of every random draw. Same seed, same file.", minimum=0, maximum=2**63 - 1)
     batch_size: int = setting(2, "Images per step.", minimum=1, maximum=256, advanced=True)

@@ -31,7 +31,7 @@ TINY_SETTINGS = TrainSettings(
     rank=8,
     learning_rate=4e-3,
     token_learning_rate=4e-3,
-    penalty_weight=1.0,
+    penalty_weight=1000.0,
     low_memory=False,
 )
 IMAGES, TRIALS, THUMBNAIL = 4, 8, 96
