@@ -4,24 +4,17 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import ContinualLoraError
-
-Alpha = Literal["composite", "mask"]
-Color = tuple[float, float, float]
+from .images import Alpha, Color, decode, fit, shrink, split_alpha
 
 TEMPLATE = "photo of a <{token}> {class_noun}"
 WHITE: Color = (1.0, 1.0, 1.0)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MIN_SIDE = 8
-MAX_SHORT_SIDE = 1536  # more than any base trains at; a folder of camera photos stays below a gigabyte
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RESERVED = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # never a file name on Windows
 
@@ -122,7 +115,7 @@ def load_concept(
     """
     check_token(bare_token(token))
     files = _image_files(folder)
-    sources = {file.name: _split_alpha(_decode(file), alpha, background) for file in files}
+    sources = {file.name: split_alpha(decode(file), alpha, background) for file in files}
     captions = [_caption(file) for file in files]
     return _make(sources, captions, name=name, token=token, class_noun=class_noun, template=template)
 
@@ -149,7 +142,7 @@ def concept_from_batch(
         )
     channels_first = images.detach().to("cpu", torch.float32).clamp(0, 1).permute(0, 3, 1, 2)
     sources = {
-        f"image {index} of the batch": _split_alpha(image, alpha, background)
+        f"image {index} of the batch": split_alpha(image, alpha, background)
         for index, image in enumerate(channels_first, start=1)
     }
     return _make(sources, [""] * len(images), name=name, token=token, class_noun=class_noun, template=template)
@@ -166,11 +159,11 @@ def prepare(concept: Concept, resolution: int, flip: bool = False) -> tuple[Tens
     Returns:
         Images [N, 3, R, R] in 0..1, and masks [N, 1, R, R] in 0..1 or None if no image has one.
     """
-    images = torch.stack([_fit(image, resolution) for image in concept.images])
+    images = torch.stack([fit(image, resolution) for image in concept.images])
     masks = None
     if any(mask is not None for mask in concept.masks):
         everywhere = torch.ones(1, resolution, resolution)
-        masks = torch.stack([everywhere if mask is None else _fit(mask, resolution) for mask in concept.masks])
+        masks = torch.stack([everywhere if mask is None else fit(mask, resolution) for mask in concept.masks])
         for index, mask in enumerate(masks):
             if not mask.any():
                 raise ContinualLoraError(
@@ -200,8 +193,8 @@ def _make(sources: dict[str, tuple[Tensor, Tensor | None]], captions: list[str],
         name=words["name"].strip() or token,
         token=token,
         class_noun=words["class_noun"],
-        images=[_shrink(image) for image, _ in pairs],
-        masks=[None if mask is None else _shrink(mask) for _, mask in pairs],
+        images=[shrink(image) for image, _ in pairs],
+        masks=[None if mask is None else shrink(mask) for _, mask in pairs],
         captions=captions,
         digests=[_digest(image, mask, caption) for (image, mask), caption in zip(pairs, captions, strict=True)],
         template=words["template"],
@@ -236,32 +229,6 @@ def _caption(file: Path) -> str:
         ) from error
 
 
-def _decode(file: Path) -> Tensor:
-    """The upright picture, [3, H, W] or with transparency [4, H, W], in 0..1."""
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-    except Exception as error:  # a decoder may raise anything on a broken file
-        raise ContinualLoraError(
-            f'"{file.name}" must be a readable image.', f"It could not be decoded: {error}.", "Remove or replace it."
-        ) from error
-    if image.mode.startswith("I"):
-        gray = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535).clamp(0, 1)
-        return gray.expand(3, -1, -1).contiguous()
-    mode = "RGBA" if image.has_transparency_data else "RGB"
-    return torch.from_numpy(np.array(image.convert(mode), dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
-
-
-def _split_alpha(image: Tensor, alpha: Alpha, background: Color) -> tuple[Tensor, Tensor | None]:
-    """[1, 3 or 4, H, W] -> RGB over the background, rgb * a + background * (1 - a), and the mask or None."""
-    if len(image) < 4:
-        return image.expand(3, -1, -1).contiguous(), None
-    rgb, opacity = image[:3], image[3:]
-    color = torch.tensor(background, dtype=torch.float32)[:, None, None]
-    keep = alpha == "mask" and bool((opacity < 1).any())
-    return rgb * opacity + color * (1 - opacity), opacity.clone() if keep else None
-
-
 def _digest(image: Tensor, mask: Tensor | None, caption: str) -> str:
     digest = hashlib.sha256(f"{list(image.shape)} {mask is not None} ".encode())
     for part in (image, mask):
@@ -269,22 +236,3 @@ def _digest(image: Tensor, mask: Tensor | None, caption: str) -> str:
             digest.update(part.contiguous().numpy().tobytes())
     digest.update(caption.encode())
     return digest.hexdigest()
-
-
-def _resize(image: Tensor, short_side: int) -> Tensor:
-    """[C, H, W] with its shorter side at `short_side`, bicubic, antialiased, in 0..1."""
-    height, width = image.shape[-2:]
-    if min(height, width) == short_side:
-        return image
-    size = [max(short_side, round(side * short_side / min(height, width))) for side in (height, width)]
-    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
-
-
-def _shrink(image: Tensor) -> Tensor:
-    return _resize(image, MAX_SHORT_SIDE) if min(image.shape[-2:]) > MAX_SHORT_SIDE else image
-
-
-def _fit(image: Tensor, resolution: int) -> Tensor:
-    resized = _resize(image, resolution)
-    top, left = ((side - resolution) // 2 for side in resized.shape[-2:])
-    return resized[:, top : top + resolution, left : left + resolution]

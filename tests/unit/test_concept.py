@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.concept import MAX_SHORT_SIDE, Concept, bare_token, concept_from_batch, load_concept, prepare
+from trainer.concept import Concept, bare_token, concept_from_batch, load_concept, prepare
 from trainer.errors import ContinualLoraError
+from trainer.images import MAX_SHORT_SIDE
 
 WORDS = {"token": "fox", "class_noun": "animal"}
 

@@ -1,0 +1,64 @@
+"""Pictures as tensors: decoding, transparency, size."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from .errors import ContinualLoraError
+
+Alpha = Literal["composite", "mask"]
+Color = tuple[float, float, float]
+
+MAX_SHORT_SIDE = 1536  # more than any base trains at; a folder of camera photos stays below a gigabyte
+
+
+def decode(file: Path) -> Tensor:
+    """The upright picture, [3, H, W] or with transparency [4, H, W], in 0..1."""
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+    except Exception as error:  # a decoder may raise anything on a broken file
+        raise ContinualLoraError(
+            f'"{file.name}" must be a readable image.', f"It could not be decoded: {error}.", "Remove or replace it."
+        ) from error
+    if image.mode.startswith("I"):
+        gray = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535).clamp(0, 1)
+        return gray.expand(3, -1, -1).contiguous()
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return torch.from_numpy(np.array(image.convert(mode), dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
+
+
+def split_alpha(image: Tensor, alpha: Alpha, background: Color) -> tuple[Tensor, Tensor | None]:
+    """[1, 3 or 4, H, W] -> RGB over the background, rgb * a + background * (1 - a), and the mask or None."""
+    if len(image) < 4:
+        return image.expand(3, -1, -1).contiguous(), None
+    rgb, opacity = image[:3], image[3:]
+    color = torch.tensor(background, dtype=torch.float32)[:, None, None]
+    keep = alpha == "mask" and bool((opacity < 1).any())
+    return rgb * opacity + color * (1 - opacity), opacity.clone() if keep else None
+
+
+def _resize(image: Tensor, short_side: int) -> Tensor:
+    """[C, H, W] with its shorter side at `short_side`, bicubic, antialiased, in 0..1."""
+    height, width = image.shape[-2:]
+    if min(height, width) == short_side:
+        return image
+    size = [max(short_side, round(side * short_side / min(height, width))) for side in (height, width)]
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def shrink(image: Tensor) -> Tensor:
+    """[C, H, W] with its shorter side at MAX_SHORT_SIDE at most."""
+    return _resize(image, MAX_SHORT_SIDE) if min(image.shape[-2:]) > MAX_SHORT_SIDE else image
+
+
+def fit(image: Tensor, resolution: int) -> Tensor:
+    """[C, H, W] -> [C, R, R]: the short side is fitted, the middle is kept."""
+    resized = _resize(image, resolution)
+    top, left = ((side - resolution) // 2 for side in resized.shape[-2:])
+    return resized[:, top : top + resolution, left : left + resolution]
