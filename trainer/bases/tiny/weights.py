@@ -89,4 +89,4 @@ def load_weights(folder: Path) -> TinyWeights:
         # The batch norm counts its training steps in an integer that the fp16 export leaves out.
         steps = {"to_latent.num_batches_tracked": torch.tensor(0)}
         autoencoder.load_state_dict(steps | _read(autoencoder_file), assign=True)
-    return TinyWeights(unet.eval(), text.eval(), autoencoder.eval(), tokenizer)
+    return TinyWeights(unet.train(False), text.train(False), autoencoder.train(False), tokenizer)

@@ -76,4 +76,4 @@ def _load() -> Any:  # noqa: ANN401  (the package has no types)
     # The package draws start values from the global generator, and says on the screen what it loads.
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
         network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-    return network.eval().requires_grad_(False)
+    return network.train(False).requires_grad_(False)
