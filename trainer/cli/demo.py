@@ -34,7 +34,7 @@ TINY_SETTINGS = TrainSettings(
     penalty_weight=1000.0,
     low_memory=False,
 )
-IMAGES, TRIALS, THUMBNAIL = 4, 8, 96
+IMAGES, TRIALS, THUMBNAIL = 4, 8, 192
 
 
 def load_sample(name: str, folder: Path = SAMPLES) -> Concept:
@@ -73,23 +73,24 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 
 def _pictures(line: ConceptSequence, concepts: list[Concept]) -> list[Image.Image]:
-    """One strip of images for each concept, from the model as it is; what is not taught yet by its class noun."""
+    """Four images for each concept, from the model as it is; what is not taught yet by its class noun."""
     base = TinyBase()
     tokens = apply_sequence(base, line) if line.head else {}
     with torch.no_grad():
         empty = base.encode_prompt("", {})
-        strips = []
+        squares = []
         for concept in concepts:
             known = concept.token in tokens
             prompt = base.encode_prompt(concept.prompt if known else f"photo of a {concept.class_noun}", tokens)
-            strips.append(_strip(generate(base, prompt, empty, IMAGES, seed=1)))
-    return strips
+            squares.append(_square(generate(base, prompt, empty, IMAGES, seed=1)))
+    return squares
 
 
-def _strip(images: Tensor) -> Image.Image:
-    row = (torch.cat(list(images), dim=2) * 255).round().byte().movedim(0, -1).cpu().numpy()
-    picture = Image.fromarray(row)
-    return picture.resize((picture.width * THUMBNAIL // picture.height, THUMBNAIL), Image.Resampling.LANCZOS)
+def _square(images: Tensor) -> Image.Image:
+    """Four images, two by two."""
+    top, bottom = (torch.cat(list(pair), dim=2) for pair in images[:IMAGES].split(2))
+    pixels = (torch.cat([top, bottom], dim=1) * 255).round().byte().movedim(0, -1).cpu().numpy()
+    return Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
 
 
 class _Scores:
@@ -133,9 +134,9 @@ def _sections(
     scores = _Scores(line, concepts, settings)
     names = [concept.name for concept in concepts]
     rows = [f"after {name}" for name in names]
-    real = [_strip(prepare(concept, 64)[0][:IMAGES]) for concept in concepts]
-    strips = [real, *(strip for _, strip in pictures)]
-    grid = image_grid(strips, ["real", *(label for label, _ in pictures)], names)
+    real = [_square(prepare(concept, 64)[0][:IMAGES]) for concept in concepts]
+    rows_of_pictures = [real, *(row for _, row in pictures)]
+    grid = image_grid(rows_of_pictures, ["real", *(label for label, _ in pictures)], names, cell=THUMBNAIL)
     logs = {task.concept: _smooth(line.log(task)["loss"]) for task in line.tasks}
     labels = [f"<{concept.token}>" for concept in concepts] + ["base concept"]
     forgotten = [scores.errors[-1][j] - scores.errors[j][j] for j in range(len(names))]  # type: ignore[operator]
