@@ -11,6 +11,7 @@ from ..trainer.apply import apply_sequence
 from ..trainer.bases.comfyui.base import ComfyBase
 from ..trainer.classifier import candidate_prompts, classify
 from ..trainer.concept import concept_from_batch, prepare
+from ..trainer.images import to_pil
 from ..trainer.plots import bar_chart_grid
 from ..trainer.sequence import ConceptSequence as Sequence
 from .host import Progress, image_batch, training_mode
@@ -126,5 +127,4 @@ class DiffusionClassifierScore(io.ComfyNode):
 
 
 def _thumbnail(square: torch.Tensor) -> Image.Image:
-    pixels = (square.movedim(0, -1) * 255).round().byte().numpy()
-    return Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return to_pil(square).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)

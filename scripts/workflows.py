@@ -17,6 +17,14 @@ PREFIX = "ContinualLoRA_"
 CHECKPOINT = "v1-5-pruned-emaonly.safetensors"
 
 
+COLUMN, COLUMN_STEP = 360, 400  # where the first training stands, and how far the next
+
+
+def sample(name: str, noun: str) -> dict[str, Any]:
+    """Widgets of Load Concept Images for a bundled sample."""
+    return {"folder": f"bundled: {name}", "token": f"my-{name}", "class_noun": noun}
+
+
 @dataclass
 class Graph:
     """A workflow in the making.
@@ -128,6 +136,17 @@ class Graph:
             links["options"] = options
         return self.add(f"{PREFIX}Train", (x, 520), (360, 380), **links, **settings)
 
+    def teach_in_turn(
+        self, models: list[Any], concepts: dict[str, str], settings: dict[str, Any], options: Any = None
+    ) -> tuple[dict[str, Any], int]:
+        """One training after another on bundled samples, name -> class noun; the last one, and where space begins."""
+        train, x = None, COLUMN
+        for name, noun in concepts.items():
+            train = self.teach(models, x, sample(name, noun), settings, (train, 0) if train else None, options)
+            x += COLUMN_STEP
+        assert train is not None
+        return train, x
+
     def draw(self, models: list[Any], x: int, y: int, prompt: str, size: int, seed: int = 1, **sampler: Any) -> Any:
         """Prompt to saved image; returns the node with the images."""
         model, clip, vae = models
@@ -153,12 +172,8 @@ def quickstart(info: dict[str, Any]) -> None:
     models = [(base, 0), (base, 1), (base, 2)]
     advanced = {name: getattr(TINY_SETTINGS, name) for name in ("batch_size", "token_learning_rate", "low_memory")}
     options = graph.add(f"{PREFIX}TrainOptions", (0, 260), (320, 520), **advanced)
-    train, x = None, 360
-    for name, noun in (("fox", "animal"), ("sunflower", "plant")):
-        concept = {"folder": f"bundled: {name}", "token": f"my-{name}", "class_noun": noun}
-        sequence = (train, 0) if train else None
-        train = graph.teach(models, x, concept, {"sequence_name": "quickstart", **TINY}, sequence, (options, 0))
-        x += 400
+    concepts = {"fox": "animal", "sunflower": "plant"}
+    train, x = graph.teach_in_turn(models, concepts, {"sequence_name": "quickstart", **TINY}, (options, 0))
     taught = [(train, 1), (train, 2), (base, 2)]
     fox = graph.draw(taught, x, 60, "photo of a <my-fox> animal", 64)
     graph.draw(taught, x, 520, "photo of a <my-sunflower> plant", 64)
@@ -180,12 +195,8 @@ def sequential(info: dict[str, Any]) -> None:
     graph = Graph(info)
     base = graph.add("CheckpointLoaderSimple", (0, 60), (320, 110), ckpt_name=CHECKPOINT)
     models = [(base, 0), (base, 1), (base, 2)]
-    train, x = None, 360
-    for name, noun in (("fox", "animal"), ("guitar", "instrument"), ("hamburger", "food")):
-        concept = {"folder": f"bundled: {name}", "token": f"my-{name}", "class_noun": noun}
-        sequence = (train, 0) if train else None
-        train = graph.teach(models, x, concept, {"sequence_name": "three concepts"}, sequence, None)
-        x += 400
+    concepts = {"fox": "animal", "guitar": "instrument", "hamburger": "food"}
+    train, x = graph.teach_in_turn(models, concepts, {"sequence_name": "three concepts"})
     taught = [(train, 1), (train, 2), (base, 2)]
     graph.draw(taught, x, 60, "photo of a <my-fox> animal", 512, cfg=7.0)
     graph.draw(taught, x, 520, "photo of a <my-hamburger> food", 512, cfg=7.0)
@@ -206,11 +217,10 @@ def multi_concept(info: dict[str, Any]) -> None:
     graph = Graph(info)
     base = graph.add("CheckpointLoaderSimple", (0, 60), (320, 110), ckpt_name=CHECKPOINT)
     models = [(base, 0), (base, 1), (base, 2)]
-    trains, x = [], 360
+    trains, x = [], COLUMN
     for name, noun in (("penguin", "bird"), ("sunflower", "plant")):
-        concept = {"folder": f"bundled: {name}", "token": f"my-{name}", "class_noun": noun}
-        trains.append(graph.teach(models, x, concept, {"sequence_name": f"only {name}"}, None, None))
-        x += 400
+        trains.append(graph.teach(models, x, sample(name, noun), {"sequence_name": f"only {name}"}, None, None))
+        x += COLUMN_STEP
     merged = graph.add(
         f"{PREFIX}MergeSequence",
         (x, 60),

@@ -32,10 +32,6 @@ class Conditioning:
         pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
         return Conditioning(self.context.expand(batch, -1, -1), pooled)
 
-    def detach(self) -> "Conditioning":
-        """The same values without a graph."""
-        return Conditioning(self.context.detach(), None if self.pooled is None else self.pooled.detach())
-
     @staticmethod
     def cat(parts: "list[Conditioning]") -> "Conditioning":
         """Put batches of prompts one behind the other."""

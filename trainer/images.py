@@ -33,6 +33,11 @@ def decode(file: Path) -> Tensor:
     return torch.from_numpy(np.array(image.convert(mode), dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
 
 
+def to_pil(image: Tensor) -> Image.Image:
+    """[3, H, W] in 0..1 as a picture."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())
+
+
 def split_alpha(image: Tensor, alpha: Alpha, background: Color) -> tuple[Tensor, Tensor | None]:
     """[1, 3 or 4, H, W] -> RGB over the background, rgb * a + background * (1 - a), and the mask or None."""
     if len(image) < 4:

@@ -19,8 +19,8 @@ def lora_metadata(
     resolution = settings["resolution"] or denoiser.resolution
     return {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(settings["rank"]),
-        "ss_network_alpha": str(settings["alpha"] or float(settings["rank"])),
+        "ss_network_dim": str(task.rank),
+        "ss_network_alpha": str(task.alpha),
         "ss_base_model_version": denoiser.architecture,
         "ss_learning_rate": str(settings["learning_rate"]),
         "ss_steps": str(settings["steps"]),

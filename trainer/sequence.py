@@ -60,6 +60,16 @@ class TaskRecord:
     image_digests: list[str]
     values: dict[str, float]
 
+    @property
+    def rank(self) -> int:
+        """Of its LoRA."""
+        return int(self.settings["rank"])
+
+    @property
+    def alpha(self) -> float:
+        """Of its LoRA, with the setting's 0 read as the rank."""
+        return float(self.settings["alpha"] or self.rank)
+
 
 def digest(value: Any) -> str:  # noqa: ANN401
     """The sha256 of a JSON value."""

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .adapters.kohya import diffusers_names, from_kohya, to_kohya
-from .adapters.lora import LoraAdapter, cross_attention_layers, state_of
+from .adapters.kohya import diffusers_names, to_kohya
+from .adapters.lora import LoraAdapter, cross_attention_layers
+from .apply import load_newest, tokens_on
 from .concept import Concept, prepare
 from .denoiser import Conditioning, Denoiser, TokenVectors
 from .errors import ContinualLoraError
@@ -75,9 +76,7 @@ def check_fits(sequence: ConceptSequence, concept: Concept, settings: TrainSetti
                 f"`{concept.token}` already stands for its concept {task.index}, {task.concept}.",
                 "Choose another token.",
             )
-        own_rank = task.settings["rank"]
-        own_alpha = task.settings["alpha"] or float(own_rank)
-        for name, own, now in (("rank", own_rank, settings.rank), ("alpha", own_alpha, settings.effective_alpha)):
+        for name, own, now in (("rank", task.rank, settings.rank), ("alpha", task.alpha, settings.effective_alpha)):
             if own != now:
                 raise ContinualLoraError(
                     f'To go on from "{sequence.root.name}", "{name}" should be {own}, its own.',
@@ -137,19 +136,17 @@ class _Training:
         self.seed = f"{settings.seed}/{task.index}"
         rng = step_rng(self.seed, "initialize", 0)
         adapter = LoraAdapter(denoiser.unet, settings.rank, settings.effective_alpha, rng)
-        self.names = diffusers_names(denoiser.unet)
         self.methods = build_methods(settings)
         # Also what this recipe's methods have no use for: a later task may take it up again.
         self.carried = sequence.method_state() if sequence.head else {}
         if sequence.head:
-            lora = from_kohya(sequence.lora(sequence.tasks[-1]), adapter.names, self.names)
-            adapter.load_state_dict(state_of(lora))
+            load_newest(adapter, denoiser.unet, sequence)
             for name, method in self.methods.items():
                 method.load_state_dict(
                     {k.removeprefix(f"{name}."): v for k, v in self.carried.items() if k.startswith(f"{name}.")}
                 )
         self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings)
-        self.earlier_tokens = {name: self._placed(vectors) for name, vectors in sequence.tokens().items()}
+        self.earlier_tokens = tokens_on(denoiser.device, sequence)
         self.latents, self.masks = _encode_images(denoiser, concept, settings)
 
     def run(self, on_step: Callable[[StepRecord], None]) -> dict[str, float]:
@@ -178,7 +175,7 @@ class _Training:
         """Put the finished task on disk."""
         state, adapter, task = self.state, self.state.adapter, self.task
         tensors = {
-            "lora": to_kohya(adapter.factors(), self.names),
+            "lora": to_kohya(adapter.factors(), diffusers_names(self.denoiser.unet)),
             f"embeddings/{task.token}": {
                 encoder: vector[None].cpu() for encoder, vector in state.frozen_token().items()
             },
@@ -192,9 +189,6 @@ class _Training:
         record = replace(task, values=values)
         metadata = lora_metadata(self.denoiser, record, [t.token for t in self.sequence.tasks], tensors["lora"])
         return self.sequence.commit(record, tensors, metadata, {"loss": state.losses, "penalty": state.penalties})
-
-    def _placed(self, vectors: Mapping[str, Tensor]) -> TokenVectors:
-        return {encoder: vector.to(self.denoiser.device) for encoder, vector in vectors.items()}
 
     def _trained_task(self) -> TrainedTask:
         tokens = {**self.earlier_tokens, self.concept.token: self.state.frozen_token()}

@@ -19,6 +19,7 @@ from torch import Tensor
 from scripts.tiny_base.emoji import STYLES, EmojiGrid, concept_names
 from trainer.bases.tiny.base import TinyBase
 from trainer.denoiser import Conditioning
+from trainer.images import to_pil
 from trainer.metrics.features.efficientnet import EfficientNetLite0
 from trainer.plots import image_grid
 from trainer.sampling import sample
@@ -82,9 +83,8 @@ def measure(generated: Tensor, real: Tensor, other_style: Tensor) -> dict[str, f
 def contact_sheet(images: Tensor, titles: list[str]) -> Image.Image:
     """Samples spread over all of them, caption under each."""
     shown = [index * len(images) // NUM_SHOWN for index in range(NUM_SHOWN)]
-    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
     rows = [shown[start : start + COLUMNS] for start in range(0, NUM_SHOWN, COLUMNS)]
-    pictures = [[Image.fromarray(pixels[index]) for index in row] for row in rows]
+    pictures = [[to_pil(images[index]) for index in row] for row in rows]
     return image_grid(pictures, captions=[[titles[index] for index in row] for row in rows])
 
 

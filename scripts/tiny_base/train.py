@@ -20,8 +20,11 @@ from torch import Tensor, nn
 
 from scripts.tiny_base.emoji import STYLES, EmojiGrid, concept_names
 from trainer.bases.tiny.autoencoder import Autoencoder
+from trainer.bases.tiny.base import scaled_linear_alphas_cumprod
 from trainer.bases.tiny.text import END, START, UNKNOWN, TextEncoder, WordTokenizer, frame
 from trainer.bases.tiny.unet import UNet
+from trainer.files import write_tensors
+from trainer.losses.denoising import add_noise
 
 IMAGE_SIZE = 64
 TEMPLATE = "photo of a"
@@ -80,9 +83,7 @@ class Stage:
             state = self.optimizer.state[parameter]
             saved |= {f"{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq")}
         saved["step"] = torch.tensor(self.step)
-        temporary = self.path.with_suffix(".tmp")
-        save_file({k: v.contiguous() for k, v in saved.items()}, temporary)
-        temporary.replace(self.path)
+        write_tensors(self.path, saved)
 
     def run(self, steps: int, seed: int, loss: Callable[[torch.Generator], Tensor]) -> None:
         """Train until `steps`; `loss` draws its batch from the generator it is handed."""
@@ -160,12 +161,6 @@ def draw_caption(index: int, choice: float) -> str:
 concept_names_seen = concept_names("seen")
 
 
-def alphas_cumprod() -> Tensor:
-    """Stable Diffusion's noise schedule, [1000]: betas linear in their square root from 0.00085 to 0.012."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return (1 - betas).cumprod(0).float()
-
-
 def train_unet(latents: Tensor, work: Path, steps: int, seed: int) -> tuple[TextEncoder, UNet]:
     """Noise prediction with caption dropout; text encoder and U-Net together."""
     torch.manual_seed(seed + 1)
@@ -179,7 +174,7 @@ def train_unet(latents: Tensor, work: Path, steps: int, seed: int) -> tuple[Text
         if last:
             layer = getattr(module, last)
             nn.init.zeros_((layer[-1] if isinstance(layer, nn.Sequential) else layer).weight)
-    kept = alphas_cumprod()
+    kept = scaled_linear_alphas_cumprod()
     start, end = tokenizer.ids[START], tokenizer.ids[END]
 
     def loss(rng: torch.Generator) -> Tensor:
@@ -190,8 +185,7 @@ def train_unet(latents: Tensor, work: Path, steps: int, seed: int) -> tuple[Text
         context = text(text.word_vectors[ids])
         t = torch.randint(1000, (UNET_BATCH,), generator=rng)
         noise = torch.randn(latents[indices].shape, generator=rng)
-        signal = kept[t][:, None, None, None]
-        x_t = signal.sqrt() * latents[indices] + (1 - signal).sqrt() * noise
+        x_t = add_noise(latents[indices], noise, kept[t])
         return F.mse_loss(unet(x_t, t, context), noise)
 
     stage = Stage(nn.ModuleDict({"text": text, "unet": unet}), work / "unet.safetensors", 7e-4)

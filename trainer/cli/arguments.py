@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -45,10 +44,10 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     return TrainSettings(**{item.name: getattr(arguments, item.name) for item in fields(TrainSettings)})
 
 
-def base_opener(arguments: argparse.Namespace) -> Callable[[], Denoiser]:
-    """What gives a fresh view of the chosen base at each call; the weights are loaded once."""
+def open_base(arguments: argparse.Namespace) -> Denoiser:
+    """A fresh view of the chosen base."""
     if arguments.checkpoint is None:
-        return TinyBase
+        return TinyBase()
     if arguments.comfyui is None:
         raise ContinualLoraError(
             'A checkpoint is loaded by ComfyUI, so "--checkpoint" goes with "--comfyui".',
@@ -60,7 +59,7 @@ def base_opener(arguments: argparse.Namespace) -> Callable[[], Denoiser]:
     loaded = load_checkpoint(arguments.comfyui, arguments.checkpoint)
     from ..bases.comfyui.base import ComfyBase
 
-    return lambda: ComfyBase(*loaded)
+    return ComfyBase(*loaded)
 
 
 class Bar:

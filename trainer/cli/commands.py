@@ -4,22 +4,20 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from ..apply import apply_sequence
 from ..classifier import candidate_prompts, classify
 from ..concept import TEMPLATE, load_concept, prepare
 from ..denoiser import Denoiser, TokenVectors
 from ..files import write_tensors
+from ..images import to_pil
 from ..merging import MERGE_METHODS
 from ..merging.lines import merge_sequences
 from ..sampling import generate
 from ..sequence import ConceptSequence
 from ..teach import teach
-from .arguments import Bar, add_base_arguments, add_settings_arguments, base_opener, settings_of
+from .arguments import Bar, add_base_arguments, add_settings_arguments, open_base, settings_of
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +44,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         template=arguments.prompt,
         alpha=arguments.alpha_channel,
     )
-    denoiser = base_opener(arguments)()
+    denoiser = open_base(arguments)
     root: Path = arguments.sequence
     known = (root / "manifest.json").exists()
     before = ConceptSequence.open(root) if known else ConceptSequence.create(root, denoiser.fingerprint)
@@ -76,7 +74,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def run_generate(arguments: argparse.Namespace) -> None:
     """Sample and write PNGs; an existing file is never overwritten."""
-    denoiser = base_opener(arguments)()
+    denoiser = open_base(arguments)
     tokens = _opened(denoiser, arguments.sequence, arguments.task)
     with torch.no_grad():
         prompt, empty = denoiser.encode_prompt(arguments.prompt, tokens), denoiser.encode_prompt("", {})
@@ -116,7 +114,7 @@ def run_score(arguments: argparse.Namespace) -> None:
     """Print the best prompt and the probabilities of every image."""
     # Any token will do: only the images are wanted.
     squares_of = load_concept(arguments.images, token="image", class_noun="image")
-    denoiser = base_opener(arguments)()
+    denoiser = open_base(arguments)
     tokens = _opened(denoiser, arguments.sequence, 0)
     taught = [task.prompt for task in ConceptSequence.open(arguments.sequence).tasks] if arguments.sequence else []
     candidates = candidate_prompts(taught, arguments.prompts)
@@ -173,11 +171,6 @@ def run_merge(arguments: argparse.Namespace) -> None:
     )
     write_tensors(arguments.out, merged.lora, merged.metadata)
     print(arguments.out)
-
-
-def to_pil(image: Tensor) -> Image.Image:
-    """[3, H, W] in 0..1 as a picture."""
-    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy().astype(np.uint8))
 
 
 def _opened(denoiser: Denoiser, root: Path | None, task: int) -> dict[str, TokenVectors]:

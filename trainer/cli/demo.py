@@ -14,6 +14,7 @@ from ..bases.tiny.base import TinyBase
 from ..classifier import Classification, classify
 from ..concept import Concept, load_concept, prepare
 from ..denoiser import Conditioning
+from ..images import to_pil
 from ..plots import bar_chart_grid, heat_map, image_grid, line_chart
 from ..report import Code, Figure, Heading, Paragraph, Section, Table, write_report
 from ..sampling import generate
@@ -89,8 +90,7 @@ def _pictures(line: ConceptSequence, concepts: list[Concept]) -> list[Image.Imag
 def _square(images: Tensor) -> Image.Image:
     """Four images, two by two."""
     top, bottom = (torch.cat(list(pair), dim=2) for pair in images[:IMAGES].split(2))
-    pixels = (torch.cat([top, bottom], dim=1) * 255).round().byte().movedim(0, -1).cpu().numpy()
-    return Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return to_pil(torch.cat([top, bottom], dim=1)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
 
 
 class _Scores:
@@ -111,7 +111,7 @@ class _Scores:
             for index, concept in enumerate(taught):
                 result = self._classify(base, concept, candidates)
                 errors.append(float(result.errors[index].mean()))
-                accuracies.append(float((result.errors.argmin(0) == index).float().mean()))
+                accuracies.append(float((result.predicted == index).float().mean()))
                 if number == len(concepts):
                     self.last = result.scores if index == 0 else torch.cat([self.last, result.scores], dim=1)
             missing = [None] * (len(concepts) - number)
