@@ -2,6 +2,7 @@
 
 Run it again with the same arguments to go on from the newest checkpoint. With the same seed, thread count and torch
 build the result is the same however often it was interrupted: every draw depends only on (seed, step).
+Where the checkpoints are gone, `--start-from` goes on from exported weights with a fresh optimizer.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -50,18 +52,27 @@ def images_of(node_modules: Path, cache: Path) -> Tensor:
     return load_file(cache)["images"]
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay: float = 0.3) -> float:
-    """Linear warm-up, constant, then linear to zero over the last `decay` of the steps."""
-    return peak * min(1.0, (step + 1) / warmup, (steps - step) / (decay * steps))
+def learning_rate(step: int, start: int, steps: int, peak: float, warmup: int = 100, decay: float = 0.3) -> float:
+    """Linear warm-up from `start`, constant, then linear to zero over the last `decay` of the steps."""
+    return peak * min(1.0, (step - start + 1) / warmup, (steps - step) / (decay * steps))
 
 
 class Stage:
-    """One training stage: modules, their moving average, optimizer and step, saved and restored as safetensors."""
+    """One training stage: modules, their moving average, optimizer and step, saved and restored as safetensors.
 
-    def __init__(self, modules: nn.ModuleDict, path: Path, peak: float) -> None:
-        self.modules, self.path, self.peak, self.step = modules, path, peak, 0
+    Args:
+        modules: what is trained, as initialised.
+        path: the checkpoint; gone on from when it is there.
+        peak: the highest learning rate.
+        start: the number of steps behind `modules` as they are handed in.
+    """
+
+    def __init__(self, modules: nn.ModuleDict, path: Path, peak: float, start: int = 0) -> None:
+        self.modules, self.path, self.peak, self.start, self.step = modules, path, peak, start, start
         self.average = {key: value.clone() for key, value in modules.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(modules.parameters(), lr=peak, weight_decay=0.01, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(
+            modules.parameters(), lr=peak, weight_decay=0.01, betas=(0.9, 0.99), fused=True
+        )
         if path.exists():
             self._restore(load_file(path))
             log.info("resumed %s at step %d", path.name, self.step)
@@ -70,10 +81,10 @@ class Stage:
         part = lambda prefix: {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}  # noqa: E731
         self.modules.load_state_dict(part("live."))
         self.average = part("average.")
-        self.step = int(saved["step"])
+        self.start, self.step = int(saved["start"]), int(saved["step"])
         for name, parameter in self.modules.named_parameters():
             state = {key: saved[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **state}
+            self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step - self.start)), **state}
 
     def save(self) -> None:
         """Write everything beside the old file, then replace it."""
@@ -82,7 +93,7 @@ class Stage:
         for name, parameter in self.modules.named_parameters():
             state = self.optimizer.state[parameter]
             saved |= {f"{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq")}
-        saved["step"] = torch.tensor(self.step)
+        saved |= {"start": torch.tensor(self.start), "step": torch.tensor(self.step)}
         write_tensors(self.path, saved)
 
     def run(self, steps: int, seed: int, loss: Callable[[torch.Generator], Tensor]) -> None:
@@ -91,7 +102,7 @@ class Stage:
         while self.step < steps:
             rng = torch.Generator().manual_seed(seed * 1_000_003 + self.step)
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.step, steps, self.peak)
+                group["lr"] = learning_rate(self.step, self.start, steps, self.peak)
             self.optimizer.zero_grad(set_to_none=True)
             value = loss(rng)
             value.backward()
@@ -161,40 +172,52 @@ def draw_caption(index: int, choice: float) -> str:
 concept_names_seen = concept_names("seen")
 
 
-def train_unet(latents: Tensor, work: Path, steps: int, seed: int) -> tuple[TextEncoder, UNet]:
-    """Noise prediction with caption dropout; text encoder and U-Net together."""
+def train_unet(
+    latents: Tensor, work: Path, steps: int, seed: int, start_from: Path | None
+) -> tuple[TextEncoder, UNet, int]:
+    """Noise prediction with caption dropout; text encoder and U-Net together. Also returns the steps behind them."""
     torch.manual_seed(seed + 1)
     tokenizer = WordTokenizer(vocabulary())
-    text, unet = TextEncoder(len(tokenizer.words)), UNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    text, unet, start = TextEncoder(len(tokenizer.words)), UNet(), 0
     # Words must outweigh positions: with PyTorch's default of 1 for both the prompt was hardly used after 1,000 steps.
     nn.init.normal_(text.word_vectors, std=0.5)
     nn.init.normal_(text.text_model.embeddings.position_embedding.weight, std=0.05)
     for module in unet.modules():
-        last = {"ResBlock": "out_layers", "SpatialTransformer": "proj_out"}.get(type(module).__name__)
-        if last:
-            layer = getattr(module, last)
+        output = {"ResBlock": "out_layers", "SpatialTransformer": "proj_out"}.get(type(module).__name__)
+        if output:
+            layer = getattr(module, output)
             nn.init.zeros_((layer[-1] if isinstance(layer, nn.Sequential) else layer).weight)
+    if start_from:
+        load_exported(text, start_from / "text.safetensors")
+        start = int(load_exported(unet, start_from / "unet.safetensors")["unet_steps"])
     kept = scaled_linear_alphas_cumprod()
-    start, end = tokenizer.ids[START], tokenizer.ids[END]
+    first, last = tokenizer.ids[START], tokenizer.ids[END]
 
     def loss(rng: torch.Generator) -> Tensor:
         indices = torch.randint(len(latents), (UNET_BATCH,), generator=rng)
         choices = torch.rand(UNET_BATCH, generator=rng).tolist()
         captions = [draw_caption(i, c) for i, c in zip(indices.tolist(), choices, strict=True)]
-        ids = torch.tensor([frame(tokenizer.encode(caption), start, end) for caption in captions])
+        ids = torch.tensor([frame(tokenizer.encode(caption), first, last) for caption in captions])
         context = text(text.word_vectors[ids])
         t = torch.randint(1000, (UNET_BATCH,), generator=rng)
         noise = torch.randn(latents[indices].shape, generator=rng)
         x_t = add_noise(latents[indices], noise, kept[t])
         return F.mse_loss(unet(x_t, t, context), noise)
 
-    stage = Stage(nn.ModuleDict({"text": text, "unet": unet}), work / "unet.safetensors", 7e-4)
+    stage = Stage(nn.ModuleDict({"text": text, "unet": unet}), work / "unet.safetensors", 7e-4, start)
     stage.run(steps, seed, loss)
     for name, module in (("text", text), ("unet", unet)):
         module.load_state_dict(
             {k.removeprefix(f"{name}."): v for k, v in stage.average.items() if k.startswith(f"{name}.")}
         )
-    return text, unet
+    return text, unet, stage.step
+
+
+def load_exported(module: nn.Module, file: Path) -> dict[str, str]:
+    """Load the weights of `file` that `export` wrote into `module`; returns the facts in its header."""
+    with safe_open(file, "pt") as opened:
+        module.load_state_dict({key: opened.get_tensor(key).float() for key in opened.keys()})  # noqa: SIM118
+        return dict(opened.metadata())
 
 
 def export(folder: Path, autoencoder: Autoencoder, text: TextEncoder, unet: UNet, facts: dict[str, str]) -> None:
@@ -214,6 +237,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("trainer/bases/tiny/weights"), help="exported weights")
     parser.add_argument("--autoencoder-steps", type=int, default=1700)
     parser.add_argument("--unet-steps", type=int, default=24_000)
+    parser.add_argument("--start-from", type=Path, help="exported weights to go on from when there is no checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -221,14 +245,19 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     images = images_of(args.node_modules, args.work / "images.safetensors")
-    autoencoder = train_autoencoder(images, args.work, args.autoencoder_steps, args.seed)
+    if args.start_from:
+        autoencoder = Autoencoder()
+        load_exported(autoencoder, args.start_from / "autoencoder.safetensors")
+        autoencoder.eval()
+    else:
+        autoencoder = train_autoencoder(images, args.work, args.autoencoder_steps, args.seed)
     psnr = reconstruction_psnr(autoencoder, images[::7])
     log.info("autoencoder %.2f dB", psnr)
     with torch.no_grad():
         latents = torch.cat([autoencoder.encode(b.float() / 127.5 - 1) for b in images.split(64)])
     log.info("latents mean %.3f std %.3f", latents.mean(), latents.std())
-    text, unet = train_unet(latents, args.work, args.unet_steps, args.seed)
-    facts = {"seed": str(args.seed), "unet_steps": str(args.unet_steps), "autoencoder_psnr_db": f"{psnr:.2f}"}
+    text, unet, steps = train_unet(latents, args.work, args.unet_steps, args.seed, args.start_from)
+    facts = {"seed": str(args.seed), "unet_steps": str(steps), "autoencoder_psnr_db": f"{psnr:.2f}"}
     export(args.out, autoencoder, text, unet, facts)
 
 
