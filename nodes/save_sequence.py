@@ -48,7 +48,9 @@ class SaveConceptSequence(io.ComfyNode):
                 io.String.Input("filename", default="my_concepts", tooltip="Name of the LoRA file, without ending."),
             ],
             outputs=[
-                io.String.Output(display_name="lora_path", tooltip="Where the LoRA was written."),
+                io.String.Output(
+                    display_name="lora_path", tooltip="Where the LoRA was written; empty if there is none."
+                ),
                 io.String.Output(display_name="embeddings", tooltip="How prompts without this pack name the tokens."),
             ],
         )
@@ -57,12 +59,14 @@ class SaveConceptSequence(io.ComfyNode):
     def execute(cls, sequence: Sequence, filename: str) -> io.NodeOutput:
         """Write what is not there yet."""
         task = sequence.tasks[-1]
-        metadata = read_metadata(sequence.folder(task) / "lora.safetensors")
-        lora_folder = Path(folder_paths.get_output_directory()) / "loras"
-        lora = save_tensors(lora_folder, Path(filename).name, sequence.lora(task), metadata)
+        saved = []
+        if tensors := sequence.lora(task):  # else only tokens were taught
+            metadata = read_metadata(sequence.folder(task) / "lora.safetensors")
+            lora_folder = Path(folder_paths.get_output_directory()) / "loras"
+            saved.append(str(save_tensors(lora_folder, Path(filename).name, tensors, metadata)))
         embeddings = Path(folder_paths.get_folder_paths("embeddings")[0])
         names = []
         for token, vectors in sequence.tokens().items():
             path = save_tensors(embeddings, token, {key: value[None] for key, value in vectors.items()}, {})
             names.append(f"embedding:{path.stem}")
-        return io.NodeOutput(str(lora), " ".join(names), ui={"text": [str(lora), *names]})
+        return io.NodeOutput("".join(saved), " ".join(names), ui={"text": [*saved, *names]})

@@ -5,7 +5,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..trainer.recipes import RECIPES
+from ..trainer.recipes import RECIPES, settings_by_recipe
 from ..trainer.settings import TrainSettings
 
 
@@ -14,8 +14,17 @@ def setting_inputs(advanced: bool) -> list[Any]:
     return [_input(item) for item in fields(TrainSettings) if item.metadata.get("advanced", False) == advanced]
 
 
+def tooltip_of(item: Field[Any]) -> str:
+    """A setting's help, and where it takes effect if that is not everywhere."""
+    text: str = item.metadata["help"]
+    if item.name == "recipe":
+        return "\n".join([text, *(f"{name}: {recipe.help}" for name, recipe in RECIPES.items())])
+    users = settings_by_recipe().get(item.name)
+    return f"{text} Takes effect in {', '.join(users)}." if users else text
+
+
 def _input(item: Field[Any]) -> Any:
-    limits, common = item.metadata, {"default": item.default, "tooltip": item.metadata["help"]}
+    limits, common = item.metadata, {"default": item.default, "tooltip": tooltip_of(item)}
     if item.name == "recipe":
         return io.Combo.Input("recipe", options=list(RECIPES), **common)
     if "choices" in limits:

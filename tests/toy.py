@@ -118,7 +118,9 @@ def toy_settings(**changes):
     return TrainSettings(**{**few, **changes})
 
 
-def trained_task(denoiser, *, rank=2, seed=0, num_earlier=3, num_images=3, latents=None, masks=None):
+def trained_task(
+    denoiser, *, rank=2, seed=0, num_earlier=3, num_images=3, latents=None, masks=None, penalty=lambda: None
+):
     """A task whose adapter holds random numbers, on any base."""
     draws = torch.Generator().manual_seed(seed)
     adapter = LoraAdapter(denoiser.unet, rank, float(rank), draws)
@@ -130,8 +132,22 @@ def trained_task(denoiser, *, rank=2, seed=0, num_earlier=3, num_images=3, laten
     with torch.no_grad():
         earlier = [denoiser.encode_prompt(f"photo of {text}", {}) for text in words[:num_earlier]]
         prompt, base_prompt = (denoiser.encode_prompt(text, {}) for text in ("photo of a fox", "photo of a person"))
-    parts = (base_prompt, prompt, earlier, adapter.parameters, adapter.layers)
-    return TrainedTask(denoiser, latents, masks, *parts, seed=f"{seed}/1")
+    states = [
+        {name: 0.3 * torch.randn(value.shape, generator=draws) for name, value in adapter.parameters.items()}
+        for _ in earlier
+    ]
+    return TrainedTask(
+        denoiser,
+        latents,
+        masks,
+        base_prompt,
+        prompt,
+        earlier,
+        adapter,
+        earlier_adapter=lambda j: states[j],
+        penalty=penalty,
+        seed=f"{seed}/1",
+    )
 
 
 def files_below(folder):

@@ -1,18 +1,11 @@
 """Put what a sequence has learned onto a view of its base."""
 
 import torch
-from torch import nn
 
-from .adapters.kohya import diffusers_names, from_kohya
-from .adapters.lora import LoraAdapter, state_of
+from .adapters import ADAPTERS
 from .denoiser import Denoiser, TokenVectors
+from .recipes import adapter_name
 from .sequence import ConceptSequence
-
-
-def load_newest(adapter: LoraAdapter, unet: nn.Module, sequence: ConceptSequence) -> None:
-    """Make an adapter what the newest task of the line left; `unet` is the view that it sits on."""
-    lora = from_kohya(sequence.lora(sequence.tasks[-1]), adapter.names, diffusers_names(unet))
-    adapter.load_state_dict(state_of(lora))
 
 
 def tokens_on(device: torch.device, sequence: ConceptSequence) -> dict[str, TokenVectors]:
@@ -24,10 +17,10 @@ def tokens_on(device: torch.device, sequence: ConceptSequence) -> dict[str, Toke
 
 
 def apply_sequence(denoiser: Denoiser, sequence: ConceptSequence) -> dict[str, TokenVectors]:
-    """The newest LoRA of the line on the view, and its tokens for the prompts.
+    """The newest adapter of the line on the view, and its tokens for the prompts.
 
     Args:
-        denoiser: a fresh view; it carries the LoRA afterwards.
+        denoiser: a fresh view; it carries the adapter afterwards.
         sequence: at least one task.
 
     Returns:
@@ -38,6 +31,7 @@ def apply_sequence(denoiser: Denoiser, sequence: ConceptSequence) -> dict[str, T
     """
     sequence.check_base(denoiser.fingerprint)
     newest = sequence.tasks[-1]
-    adapter = LoraAdapter(denoiser.unet, newest.rank, newest.alpha, torch.Generator())
-    load_newest(adapter, denoiser.unet, sequence)
+    kind = ADAPTERS[adapter_name(newest.recipe, newest.adapter)]
+    adapter = kind(denoiser.unet, newest.rank, newest.alpha, torch.Generator().manual_seed(0))
+    adapter.go_on_from(sequence.files(newest))
     return tokens_on(denoiser.device, sequence)

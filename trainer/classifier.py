@@ -4,7 +4,7 @@ e_i is the denoising error of one x_t under prompt i, and p = softmax(-e / tau) 
 Source: Li et al., arXiv 2303.16203; Jha et al., arXiv 2410.00700, section 3.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,10 +75,34 @@ def prompt_subset(num_earlier: int, size: int, rng: torch.Generator) -> list[int
     return torch.randperm(num_earlier, generator=rng)[: max(size - 2, 0)].tolist()
 
 
+def calibrated_on(draws: Iterable[tuple[NoisedBatch, list[Conditioning]]]) -> float:
+    """The calibrated temperature, mean over draws of (batch, prompts)."""
+    with torch.no_grad():
+        spreads = [calibrated_temperature(torch.stack([b.error(prompt) for prompt in prompts])) for b, prompts in draws]
+    return sum(spreads) / len(spreads)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A prediction to be matched in mean squared distance.
+
+    Attributes:
+        prompt: index of the prompt under which.
+        target: what the prediction should be, [B, C, H, W].
+    """
+
+    prompt: int
+    target: Tensor
+
+
 def backward_through_errors(
-    batch: NoisedBatch, prompts: list[Conditioning], weights: Callable[[Tensor], Tensor], low_memory: bool
-) -> Tensor:
-    """Back-propagate a loss of the errors whose derivative d loss / d e is known.
+    batch: NoisedBatch,
+    prompts: list[Conditioning],
+    weights: Callable[[Tensor], Tensor],
+    low_memory: bool,
+    matches: Sequence[Match] = (),
+) -> tuple[Tensor, list[Tensor]]:
+    """Back-propagate a loss of the errors whose derivative d loss / d e is known, plus distances to given predictions.
 
     Args:
         batch: B noised samples.
@@ -86,19 +110,33 @@ def backward_through_errors(
         weights: errors [K, B] -> d loss / d e, [K, B], without a graph.
         low_memory: first all errors without a graph, then one prompt at a time; else all prompts in one pass. The
             gradients are equal up to rounding; the first needs the memory of one prompt and a forward pass more.
+        matches: predictions to be matched; the mean over the batch of each one's distance is added to the loss.
 
     Returns:
-        The errors, [K, B], without a graph.
+        The errors, [K, B], and the distance of each match, [B], without a graph.
     """
+
+    def distances_of(predictions: Tensor, first: int) -> list[Tensor]:
+        count = len(predictions)
+        own = [match for match in matches if first <= match.prompt < first + count]
+        return [batch.distance(predictions[match.prompt - first], match.target) for match in own]
+
     if not low_memory or len(prompts) == 1:
-        errors = batch.errors(prompts)
-        (errors * weights(errors.detach())).sum().backward()
-        return errors.detach()
+        predictions = batch.predict(prompts)
+        errors, distances = batch.errors_of(predictions), distances_of(predictions, 0)
+        weighted = (errors * weights(errors.detach())).sum()
+        torch.stack([weighted, *(d.mean() for d in distances)]).sum().backward()
+        return errors.detach(), [d.detach() for d in distances]
     with torch.no_grad():
         known = torch.stack([batch.error(prompt) for prompt in prompts])
-    for prompt, weight in zip(prompts, weights(known), strict=True):
-        (batch.error(prompt) * weight).sum().backward()
-    return known
+    matched: list[Tensor] = []
+    for index, (prompt, weight) in enumerate(zip(prompts, weights(known), strict=True)):
+        prediction = batch.predict([prompt])
+        distances = distances_of(prediction, index)
+        weighted = (batch.errors_of(prediction)[0] * weight).sum()
+        torch.stack([weighted, *(d.mean() for d in distances)]).sum().backward()
+        matched += [d.detach() for d in distances]
+    return known, matched
 
 
 def candidate_prompts(taught: list[str], written: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from .adapters.lora import LoraAdapter
+from .adapters.adapter import Adapter
 from .denoiser import Conditioning, Denoiser, TokenVectors
 from .errors import ContinualLoraError
 from .losses.denoising import draw_batch
@@ -29,18 +29,19 @@ class TrainState:
     """All that changes while one concept is taught; saved and restored to the bit.
 
     Args:
-        adapter: the live LoRA.
+        adapter: live on the view.
         token: where the new token's vectors start.
         settings: learning rates and weight decay.
     """
 
-    def __init__(self, adapter: LoraAdapter, token: TokenVectors, settings: TrainSettings) -> None:
+    def __init__(self, adapter: Adapter, token: TokenVectors, settings: TrainSettings) -> None:
         self.adapter = adapter
         self.token = {name: nn.Parameter(value.detach().clone().float()) for name, value in token.items()}
         self.step = 0
         self.whole = True  # False while a step is applied: an interrupt may come in the middle of it
         self.losses: list[float] = []
         self.penalties: list[float] = []
+        self.norms: list[float] = []
         self.parameters: dict[str, nn.Parameter] = {
             **adapter.parameters,
             **{f"token.{name}": value for name, value in self.token.items()},
@@ -71,12 +72,14 @@ class TrainState:
         tensors["step"] = torch.tensor(self.step)
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["penalties"] = torch.tensor(self.penalties, dtype=torch.float64)
+        tensors["norms"] = torch.tensor(self.norms, dtype=torch.float64)
         return tensors
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Go on from a saved state."""
         self.step = int(tensors["step"])
         self.losses, self.penalties = tensors["losses"].tolist(), tensors["penalties"].tolist()
+        self.norms = tensors["norms"].tolist()
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"parameter.{name}"])
             for key in ("step", "exp_avg", "exp_avg_sq"):
@@ -114,8 +117,8 @@ def train_concept(
         batch = draw_batch(denoiser, latents, masks, indices, rng)
         with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=bf16):
             loss = batch.error(encode(indices)).mean()
-        penalties = [p for m in methods if (p := m.penalty(state.adapter.parameters)) is not None]
-        penalty = torch.stack(penalties).sum() if penalties else loss.new_zeros(())
+        added = total_penalty(methods, state.adapter)
+        penalty = loss.new_zeros(()) if added is None else added
         if not torch.isfinite(loss + penalty):
             raise ContinualLoraError(
                 "The loss should be a number.",
@@ -134,8 +137,15 @@ def train_concept(
         state.step += 1
         state.losses.append(loss.item())
         state.penalties.append(penalty.item())
+        state.norms.append(state.adapter.norm())
         state.whole = True
         yield StepRecord("train", state.step, settings.steps, state.losses[-1], state.penalties[-1])
+
+
+def total_penalty(methods: Iterable[Method], adapter: Adapter) -> Tensor | None:
+    """What all methods together add to the loss, a scalar with its graph; None if nothing."""
+    penalties = [p for method in methods if (p := method.penalty(adapter)) is not None]
+    return torch.stack(penalties).sum() if penalties else None
 
 
 def uses_bf16(mixed_precision: str, device: torch.device) -> bool:

@@ -66,6 +66,11 @@ class TaskRecord:
         return int(self.settings["rank"])
 
     @property
+    def adapter(self) -> str:
+        """The setting of this name; LoRA before there was a choice."""
+        return str(self.settings.get("adapter", "lora"))
+
+    @property
     def alpha(self) -> float:
         """Of its LoRA, with the setting's 0 read as the rank."""
         return float(self.settings["alpha"] or self.rank)
@@ -159,9 +164,14 @@ class ConceptSequence:
         """Where a task's files are."""
         return self.root / "tasks" / task.folder
 
+    def files(self, task: TaskRecord) -> dict[str, dict[str, Tensor]]:
+        """Every tensor file directly in a task's folder, by its stem."""
+        return {path.stem: load_file(path) for path in sorted(self.folder(task).glob("*.safetensors"))}
+
     def lora(self, task: TaskRecord) -> dict[str, Tensor]:
-        """The LoRA after a task, in kohya's keys."""
-        return load_file(self.folder(task) / "lora.safetensors")
+        """What ComfyUI's LoraLoader puts on the model after a task; empty where only tokens were taught."""
+        path = self.folder(task) / "lora.safetensors"
+        return load_file(path) if path.exists() else {}
 
     def tokens(self) -> dict[str, TokenVectors]:
         """Every learned token of this line, by name."""

@@ -17,8 +17,7 @@ class TrainSettings:
 
     recipe: str = setting(
         "lora_ewc_dc",
-        "What keeps the earlier concepts: nothing (lora), elastic weight "
-        "consolidation (lora_ewc), or the same with a Fisher that knows the classes (lora_ewc_dc).",
+        "What is trained, and what keeps the earlier concepts.",
     )
     steps: int = setting(1000, "Training steps for this concept.", minimum=1, maximum=100_000)
     rank: int = setting(16, "Rank of the LoRA. Every concept of a sequence shares it.", minimum=1, maximum=128)
@@ -26,12 +25,18 @@ class TrainSettings:
     penalty_weight: float = setting(
         1000.0,
         "How strongly earlier concepts are held (lambda); 100 to 10,000 is sensible. Has no effect on the first "
-        "concept or with lora.",
+        "concept.",
         minimum=0.0,
         maximum=1e9,
         step=1.0,
     )
     seed: int = setting(0, "Seed of every random draw. Same seed, same file.", minimum=0, maximum=2**63 - 1)
+    adapter: str = setting(
+        "lora",
+        "What the LoRA recipes train: a LoRA, or VeRA, two vectors a layer, saved as a LoRA.",
+        choices=("lora", "vera"),
+        advanced=True,
+    )
     batch_size: int = setting(2, "Images per step.", minimum=1, maximum=256, advanced=True)
     alpha: float = setting(
         0.0, "LoRA alpha; 0 means the same as the rank.", minimum=0.0, maximum=1024.0, step=0.5, advanced=True
@@ -96,10 +101,25 @@ class TrainSettings:
         step=0.01,
         advanced=True,
     )
+    fisher_space: str = setting(
+        "parameters",
+        "What the Fisher weighs: the adapter's parameters, as in the paper, or the entries of the weight update, "
+        "which do not depend on how it is factored.",
+        choices=("parameters", "update"),
+        advanced=True,
+    )
+    consolidation: float = setting(
+        0.3,
+        "Steps of the consolidation as a share of the training steps.",
+        minimum=0.01,
+        maximum=10.0,
+        step=0.01,
+        advanced=True,
+    )
     low_memory: bool = setting(
         True,
-        "Back-propagate one prompt at a time while the Fisher is computed: the same result with the memory of "
-        "one prompt.",
+        "Pass one prompt at a time while the Fisher is computed and while consolidating: the same result with the "
+        "memory of one prompt.",
         advanced=True,
     )
     checkpoint_every: int = setting(

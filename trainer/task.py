@@ -1,12 +1,13 @@
 """What a method may see of the task at hand, and what a training step reports."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .adapters.adapter import Adapter
 from .denoiser import Conditioning, Denoiser
 
 
@@ -21,7 +22,7 @@ class StepRecord:
     """One step of any phase.
 
     Attributes:
-        phase: "train", or the method's own word ("fisher").
+        phase: "train", or the method's own word ("consolidate", "fisher").
         step: 1..total.
         total: steps of this phase.
         loss: mean denoising error of the batch.
@@ -48,8 +49,9 @@ class TrainedTask:
         base_prompt: c_0.
         prompt: c_n.
         earlier_prompts: c_1 .. c_{n-1}.
-        parameters: theta, the adapter's trainable tensors by name.
-        layers: the linear layer behind each of them, for per-sample gradients.
+        adapter: what was trained, live on the denoiser.
+        earlier_adapter: 0-based turn j -> the state of the adapter as task j + 1 left it, read from the sequence.
+        penalty: what all methods of the recipe add to the loss now, a scalar with its graph, or None.
         seed: of the task, "<seed>/<index>".
     """
 
@@ -59,6 +61,7 @@ class TrainedTask:
     base_prompt: Conditioning
     prompt: Conditioning
     earlier_prompts: list[Conditioning]
-    parameters: Mapping[str, nn.Parameter]
-    layers: Mapping[str, nn.Module]
+    adapter: Adapter
+    earlier_adapter: Callable[[int], Mapping[str, Tensor]]
+    penalty: Callable[[], Tensor | None]
     seed: str

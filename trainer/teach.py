@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .adapters.kohya import diffusers_names, to_kohya
-from .adapters.lora import LoraAdapter, cross_attention_layers
-from .apply import load_newest, tokens_on
+from .adapters import ADAPTERS
+from .adapters.layers import cross_attention_layers
+from .apply import tokens_on
 from .concept import Concept, prepare
 from .denoiser import Conditioning, Denoiser, TokenVectors
 from .errors import ContinualLoraError
 from .files import write_tensors
-from .loop import TrainState, train_concept
+from .loop import TrainState, total_penalty, train_concept
 from .metadata import lora_metadata
-from .recipes import build_methods
+from .recipes import adapter_name, build_methods
 from .sequence import ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
 from .task import StepRecord, TrainedTask, step_rng
@@ -64,17 +64,32 @@ def check_fits(sequence: ConceptSequence, concept: Concept, settings: TrainSetti
     """Everything that can be wrong, before any training.
 
     Raises:
-        ContinualLoraError: another base, rank or alpha, a token in use, an unknown recipe, no cross-attention.
+        ContinualLoraError: another base, adapter, rank or alpha, a token in use, an unknown recipe, no cross-attention,
+            nothing to train.
     """
     sequence.check_base(denoiser.fingerprint)
     cross_attention_layers(denoiser.unet)
     build_methods(settings)
+    adapter = adapter_name(settings.recipe, settings.adapter)
+    if adapter == "token_only" and settings.token_learning_rate == 0:
+        raise ContinualLoraError(
+            f'With {settings.recipe}, "token_learning_rate" should be above 0: the word vector is all that is trained.',
+            "It is 0.",
+            "Raise it, 0.001 for example.",
+        )
     for task in sequence.tasks:
         if task.token == concept.token:
             raise ContinualLoraError(
                 f'"token" should be new to "{sequence.root.name}".',
                 f"`{concept.token}` already stands for its concept {task.index}, {task.concept}.",
                 "Choose another token.",
+            )
+        own_adapter = adapter_name(task.recipe, task.adapter)
+        if own_adapter != adapter:
+            raise ContinualLoraError(
+                f'To go on from "{sequence.root.name}", the recipe should train what its concepts did ({own_adapter}).',
+                f"{settings.recipe} trains another kind of adapter ({adapter}).",
+                f"Choose a recipe such as {task.recipe}, or start a new sequence.",
             )
         for name, own, now in (("rank", task.rank, settings.rank), ("alpha", task.alpha, settings.effective_alpha)):
             if own != now:
@@ -135,12 +150,13 @@ class _Training:
         self.sequence, self.task = sequence, task
         self.seed = f"{settings.seed}/{task.index}"
         rng = step_rng(self.seed, "initialize", 0)
-        adapter = LoraAdapter(denoiser.unet, settings.rank, settings.effective_alpha, rng)
+        kind = ADAPTERS[adapter_name(settings.recipe, settings.adapter)]
+        adapter = kind(denoiser.unet, settings.rank, settings.effective_alpha, rng)
         self.methods = build_methods(settings)
         # Also what this recipe's methods have no use for: a later task may take it up again.
         self.carried = sequence.method_state() if sequence.head else {}
         if sequence.head:
-            load_newest(adapter, denoiser.unet, sequence)
+            adapter.go_on_from(sequence.files(sequence.tasks[-1]))
             for name, method in self.methods.items():
                 method.load_state_dict(
                     {k.removeprefix(f"{name}."): v for k, v in self.carried.items() if k.startswith(f"{name}.")}
@@ -154,14 +170,15 @@ class _Training:
         state, methods, settings = self.state, self.methods.values(), self.settings
         partial = self.sequence.partial_path(self.task.key)
         for method in methods:
-            method.begin_task(state.adapter.parameters)
+            method.begin_task(state.adapter)
         steps = train_concept(
             self.denoiser, self.latents, self.masks, self._prompt_encoder(), state, methods, settings, self.seed
         )
         for record in steps:
             on_step(record)
-            if record.step % settings.checkpoint_every == 0:
+            if record.step % settings.checkpoint_every == 0 or record.step == record.total:
                 write_tensors(partial, state.state_dict())
+        state.whole = False  # a consolidation that is interrupted starts over from the state at the last step
         trained = self._trained_task()
         reports: dict[str, float] = {}
         for phase in ("consolidate", "end_task"):
@@ -175,7 +192,7 @@ class _Training:
         """Put the finished task on disk."""
         state, adapter, task = self.state, self.state.adapter, self.task
         tensors = {
-            "lora": to_kohya(adapter.factors(), diffusers_names(self.denoiser.unet)),
+            **adapter.files(),
             f"embeddings/{task.token}": {
                 encoder: vector[None].cpu() for encoder, vector in state.frozen_token().items()
             },
@@ -187,11 +204,13 @@ class _Training:
         last = state.losses[-100:]
         values = {"loss": sum(last) / len(last), "adapter_norm": adapter.norm(), **reports}
         record = replace(task, values=values)
+        log = {"loss": state.losses, "penalty": state.penalties, "adapter_norm": state.norms}
         metadata = lora_metadata(self.denoiser, record, [t.token for t in self.sequence.tasks], tensors["lora"])
-        return self.sequence.commit(record, tensors, metadata, {"loss": state.losses, "penalty": state.penalties})
+        return self.sequence.commit(record, tensors, metadata, log)
 
     def _trained_task(self) -> TrainedTask:
         tokens = {**self.earlier_tokens, self.concept.token: self.state.frozen_token()}
+        adapter = self.state.adapter
 
         def prompt(text: str) -> Conditioning:
             with torch.no_grad():
@@ -204,8 +223,9 @@ class _Training:
             base_prompt=prompt(base_prompt(self.settings, self.concept.class_noun)),
             prompt=prompt(self.concept.prompt),
             earlier_prompts=[prompt(task.prompt) for task in self.sequence.tasks],
-            parameters=self.state.adapter.parameters,
-            layers=self.state.adapter.layers,
+            adapter=adapter,
+            earlier_adapter=lambda j: adapter.state_of(self.sequence.files(self.sequence.tasks[j])),
+            penalty=lambda: total_penalty(self.methods.values(), adapter),
             seed=self.seed,
         )
 

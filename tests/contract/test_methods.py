@@ -24,7 +24,7 @@ each_method = pytest.mark.parametrize(("name", "args"), CASES, ids=[f"{name}-{ar
 
 def run_task(method, task):
     """All hooks in their order; the records of both phases."""
-    method.begin_task(task.parameters)
+    method.begin_task(task.adapter)
     return [record for phase in (method.consolidate, method.end_task) for record in phase(task)]
 
 
@@ -54,22 +54,22 @@ def test_recipes_name_only_methods_that_exist():
 def test_nothing_is_added_at_the_first_task(name, args):
     method, task = METHODS[name](toy_settings(), **args), trained_task(ToyBase())
     assert method.state_dict() == {}
-    method.begin_task(task.parameters)
-    assert method.penalty(task.parameters) is None
+    method.begin_task(task.adapter)
+    assert method.penalty(task.adapter) is None
 
 
 @each_method
 def test_penalty_is_a_scalar_with_a_graph_into_theta(name, args):
     method, task = finished(name, args, penalty_weight=2.0)
-    method.begin_task(task.parameters)
-    for parameter in task.parameters.values():
+    method.begin_task(task.adapter)
+    for parameter in task.adapter.parameters.values():
         parameter.data += 0.1
-    penalty = method.penalty(task.parameters)
+    penalty = method.penalty(task.adapter)
     if penalty is None:  # a method that acts in another way
         return
     assert penalty.shape == () and math.isfinite(penalty.item()) and penalty.item() > 0
     penalty.backward()
-    assert any(parameter.grad is not None for parameter in task.parameters.values())
+    assert any(parameter.grad is not None for parameter in task.adapter.parameters.values())
 
 
 @each_method
@@ -90,12 +90,12 @@ def test_state_round_trip_gives_the_same_penalty(name, args):
     state = {key: value.clone() for key, value in method.state_dict().items()}
     again = METHODS[name](toy_settings(), **args)
     again.load_state_dict(state)
-    again.begin_task(task.parameters)
+    again.begin_task(task.adapter)
     assert set(again.state_dict()) == set(state)
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
-    for parameter in task.parameters.values():
+    for parameter in task.adapter.parameters.values():
         parameter.data *= 1.5
-    first, second = method.penalty(task.parameters), again.penalty(task.parameters)
+    first, second = method.penalty(task.adapter), again.penalty(task.adapter)
     assert (first is None and second is None) or first.item() == second.item()
 
 
@@ -105,7 +105,7 @@ def test_state_is_plain_and_apart_from_theta(name, args):
     state = method.state_dict()
     kept = {key: value.clone() for key, value in state.items()}
     assert all(value.device.type == "cpu" and not value.requires_grad for value in state.values())
-    for parameter in task.parameters.values():
+    for parameter in task.adapter.parameters.values():
         parameter.data += 1
     assert all(torch.equal(value, kept[key]) for key, value in method.state_dict().items())
 

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
+from trainer.apply import apply_sequence
 from trainer.bases.tiny.base import TinyBase
 from trainer.errors import ContinualLoraError
-from trainer.recipes import RECIPES, build_methods
+from trainer.recipes import RECIPES, build_methods, settings_by_recipe
 from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
@@ -46,21 +47,23 @@ def test_two_concepts(recipe, base, tmp_path, random_tiny_folder):
     for task, steps in zip(sequence.tasks, records, strict=True):
         log, train = sequence.log(task), [record for record in steps if record.phase == "train"]
         assert [record.loss for record in train] == log["loss"] and all(map(math.isfinite, log["loss"]))
-        assert len(train) == task.settings["steps"] and task.values["adapter_norm"] > 0
+        assert len(train) == task.settings["steps"] == len(log["adapter_norm"])
+        assert (task.values["adapter_norm"] > 0) == (RECIPES[recipe].adapter != "token_only")
     first, second = (sequence.log(task)["penalty"] for task in sequence.tasks)
     assert first == [0.0] * len(first) and second[0] == 0.0  # no past, and then at the anchor
-    holds = any("ewc" in name for name in RECIPES[recipe].methods)
+    holds = {"ewc", "c_lora"} & set(RECIPES[recipe].methods)
     assert all(value > 0 for value in second[1:]) if holds else second == first
     one, two = (sequence.lora(task) for task in sequence.tasks)
-    assert any(not torch.equal(value, two[name]) for name, value in one.items())
+    assert any(not torch.equal(value, two[name]) for name, value in one.items()) or not (one or two)
 
 
 @each_recipe
 def test_state_does_not_grow_with_the_concepts(recipe, tmp_path):
     sequence, _ = taught(tmp_path, recipe, ("fox", "cat", "dog", "owl"))
     folders = [sequence.folder(task) for task in sequence.tasks]
+    there = {"lora": RECIPES[recipe].adapter != "token_only", "methods": "ewc" in RECIPES[recipe].methods}
     for name in ("lora.safetensors", "methods.safetensors"):
-        assert {(folder / name).exists() for folder in folders} == {name[0] == "l" or bool(RECIPES[recipe].methods)}
+        assert {(folder / name).exists() for folder in folders} == {there[name.split(".")[0]]}
         if (folders[0] / name).exists():
             assert sizes(folders[0] / name) == sizes(folders[3] / name)
 
@@ -107,6 +110,74 @@ def test_a_stronger_penalty_keeps_the_lora_closer_to_its_anchor(tmp_path):
         return sum(float((two[name] - value).square().sum()) for name, value in one.items())
 
     assert moved(100.0) < 0.5 * moved(1.0) < 0.5 * moved(0.0)
+
+
+@pytest.mark.parametrize("recipe", ["custom_diffusion", "textual_inversion", "c_lora"])
+def test_another_adapter_than_the_sequences_own_is_refused(recipe, tmp_path):
+    sequence, _ = taught(tmp_path, "lora", ("fox",))
+    with pytest.raises(
+        ContinualLoraError, match=r"should train what its concepts did \(lora\).*Choose a recipe such as"
+    ):
+        teach(ToyBase(UNET), toy_concept("cat"), toy_settings(recipe=recipe), sequence)
+
+
+def test_textual_inversion_without_a_rate_has_nothing_to_train(tmp_path):
+    settings = toy_settings(recipe="textual_inversion", token_learning_rate=0.0)
+    with pytest.raises(ContinualLoraError, match=r'"token_learning_rate" should be above 0'):
+        teach(ToyBase(UNET), toy_concept("cat"), settings, ConceptSequence.create(tmp_path, ToyBase(UNET).fingerprint))
+
+
+def predictions(sequence, words):
+    """What the model says about each word's own prompt at the end of the line."""
+    base = ToyBase(UNET)
+    tokens = apply_sequence(base, sequence)
+    x_t, t = torch.tensor([[0.5, -1.0]]).view(1, 1, 1, 2), torch.tensor([500])
+    with torch.no_grad():
+        return [base.predict(x_t, t, base.encode_prompt(f"photo of a <{word}> animal", tokens)) for word in words]
+
+
+def test_textual_inversion_forgets_nothing(tmp_path):
+    sequence, _ = taught(tmp_path, "textual_inversion", ("fox", "cat", "dog"))
+    for number, word in enumerate(("fox", "cat", "dog"), start=1):
+        (then,), (now,) = predictions(sequence.up_to(number), [word]), predictions(sequence, [word])
+        assert torch.equal(then, now)
+
+
+@each_recipe
+@pytest.mark.parametrize("adapter", ["lora", "vera"])
+def test_the_next_concept_starts_where_the_last_one_ended(recipe, adapter, tmp_path):
+    sequence, _ = taught(tmp_path, recipe, ("fox",), adapter=adapter)
+    still = toy_settings(recipe=recipe, adapter=adapter, learning_rate=0.0, token_learning_rate=1e-9)
+    after = teach(ToyBase(UNET), toy_concept("cat", seed=1), still, sequence)
+    (before,), (now,) = predictions(sequence, ["fox"]), predictions(after, ["fox"])
+    torch.testing.assert_close(now, before, rtol=1e-6, atol=1e-6)
+
+
+def tensors_of(sequence):
+    """Every tensor of the newest task's files."""
+    files = sequence.files(sequence.tasks[-1])
+    return {f"{stem}.{key}": value for stem, tensors in files.items() for key, value in tensors.items()}
+
+
+@each_recipe
+def test_settings_take_effect_where_they_are_said_to(recipe, tmp_path):
+    changed = {
+        "penalty_weight": 7.0,
+        "num_prompts": 2,
+        "temperature": 0.9,
+        "consolidation": 0.6,
+        "fisher_draws": 3,
+        "fisher_decay": 0.5,
+        "fisher_space": "update",
+        "adapter": "vera",
+    }
+    users, words = settings_by_recipe(), ("fox", "cat", "dog")
+    assert {*changed, "low_memory"} == set(users)  # low_memory changes the rounding alone
+    plain = tensors_of(taught(tmp_path / "plain", recipe, words)[0])
+    for name, value in changed.items():
+        other = tensors_of(taught(tmp_path / name, recipe, words, **{name: value})[0])
+        same = plain.keys() == other.keys() and all(torch.equal(plain[key], other[key]) for key in plain)
+        assert same != (recipe in users[name]), name
 
 
 def test_a_task_without_ewc_carries_the_fisher_on(tmp_path):

@@ -68,10 +68,10 @@ def test_low_memory_gradient_equals_the_gradient_of_one_graph(tiny):
         return truth + cross_entropy_error_gradient(errors, truth, temperature)
 
     def gradients(backward):
-        for parameter in task.parameters.values():
+        for parameter in task.adapter.parameters.values():
             parameter.grad = None
         backward()
-        return {name: parameter.grad.clone() for name, parameter in task.parameters.items()}
+        return {name: parameter.grad.clone() for name, parameter in task.adapter.parameters.items()}
 
     def one_graph():
         live = torch.stack([batch.error(prompt) for prompt in prompts])
@@ -92,7 +92,7 @@ def test_low_memory_takes_one_prompt_at_a_time(low_memory, largest, samples, mon
     prompts = [task.prompt, task.base_prompt, *task.earlier_prompts]
     sizes, predict = [], task.denoiser.predict
     monkeypatch.setattr(task.denoiser, "predict", lambda x, *rest: (sizes.append(len(x)), predict(x, *rest))[1])
-    errors = backward_through_errors(batch, prompts, torch.ones_like, low_memory)
+    errors, _ = backward_through_errors(batch, prompts, torch.ones_like, low_memory)
     assert max(sizes) == largest and sum(sizes) == samples
     for index, prompt in enumerate(prompts):
         torch.testing.assert_close(errors[index], batch.error(prompt).detach())

@@ -1,6 +1,7 @@
 """Elastic weight consolidation: the penalty by hand, the Fisher against brute-force autograd."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def draws_of(task, settings, classifier, phase, step, count):
 
 def brute_force_fisher(task, settings, classifier, temperature):
     """Mean over draws of (d [L_den + CE] / d theta)^2 by autograd on one sample at a time, then scaled to trace 1."""
-    total = {name: torch.zeros_like(value) for name, value in task.parameters.items()}
+    total = {name: torch.zeros_like(value) for name, value in task.adapter.parameters.items()}
     done = 0
     for step in range(math.ceil(settings.fisher_draws / settings.batch_size)):
         count = min(settings.batch_size, settings.fisher_draws - done)
@@ -47,7 +48,9 @@ def brute_force_fisher(task, settings, classifier, temperature):
             loss = errors[0]
             if classifier:
                 loss = loss - torch.log_softmax(-errors / temperature, 0)[0]
-            for name, grad in zip(total, torch.autograd.grad(loss, list(task.parameters.values())), strict=True):
+            for name, grad in zip(
+                total, torch.autograd.grad(loss, list(task.adapter.parameters.values())), strict=True
+            ):
                 total[name] += grad.square() / settings.fisher_draws
             done += 1
     assert done == settings.fisher_draws
@@ -134,9 +137,10 @@ def test_temperature_is_given_or_calibrated_on_draws_of_its_own():
 def test_penalty_and_its_gradient_by_hand():
     ewc = EWC(toy_settings(penalty_weight=0.1))
     theta = {"w": torch.tensor([4.0, 1.0], requires_grad=True)}
-    assert ewc.penalty(theta) is None  # the first task
+    adapter = SimpleNamespace(parameters=theta)
+    assert ewc.penalty(adapter) is None  # the first task
     ewc.load_state_dict({"fisher.w": torch.tensor([2.0, 0.5]), "anchor.w": torch.tensor([1.0, 3.0])})
-    penalty = ewc.penalty(theta)
+    penalty = ewc.penalty(adapter)
     assert penalty.item() == pytest.approx(0.1 * (2 * 9 + 0.5 * 4))
     penalty.backward()
     assert theta["w"].grad.tolist() == pytest.approx([1.2, -0.2])
@@ -145,13 +149,13 @@ def test_penalty_and_its_gradient_by_hand():
 def test_penalty_and_its_gradient_are_zero_at_the_anchor_only():
     task = trained_task(ToyBase())
     ewc, _ = ended(task, penalty_weight=3.0)
-    penalty = ewc.penalty(task.parameters)
+    penalty = ewc.penalty(task.adapter)
     penalty.backward()
-    assert penalty.item() == 0 and all(p.grad.abs().max() == 0 for p in task.parameters.values())
-    for parameter in task.parameters.values():
+    assert penalty.item() == 0 and all(p.grad.abs().max() == 0 for p in task.adapter.parameters.values())
+    for parameter in task.adapter.parameters.values():
         parameter.data += 0.5  # in place: the anchor must be a copy
     expected = 3 * sum(float((0.25 * f).sum()) for f in ewc.fisher.values())
-    assert ewc.penalty(task.parameters).item() == pytest.approx(expected, rel=1e-5) and expected > 0
+    assert ewc.penalty(task.adapter).item() == pytest.approx(expected, rel=1e-5) and expected > 0
 
 
 def test_online_fisher_never_decreases_without_decay():
@@ -176,9 +180,11 @@ def test_decay_by_hand():
 
 def test_end_of_the_task_leaves_theta_and_no_gradient():
     task = trained_task(ToyBase())
-    before = {name: value.detach().clone() for name, value in task.parameters.items()}
+    before = {name: value.detach().clone() for name, value in task.adapter.parameters.items()}
     _, records = ended(task)
-    assert all(torch.equal(value, before[name]) and value.grad is None for name, value in task.parameters.items())
+    assert all(
+        torch.equal(value, before[name]) and value.grad is None for name, value in task.adapter.parameters.items()
+    )
     values = records[-1].values
     assert 0 < values["dc_entropy"] < math.log(5) and 0 <= values["dc_accuracy"] <= 1
     assert values["dc_entropy"] == pytest.approx(sum(r.values["dc_entropy"] for r in records[:-1]) / 3)

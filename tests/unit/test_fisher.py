@@ -21,12 +21,14 @@ def task_on(base, request):
 
 def one_sample_at_a_time(task, batch, prompts, weights):
     """Plain autograd on batches of one; nothing shared with the code under test but the model."""
-    gradients = {name: [] for name in task.parameters}
+    gradients = {name: [] for name in task.adapter.parameters}
     for b in range(len(batch)):
         alone = NoisedBatch(task.denoiser, task.latents[:1], batch.t[b : b + 1], torch.zeros_like(task.latents[:1]))
         alone.x_t, alone.target = batch.x_t[b : b + 1], batch.target[b : b + 1]
         loss = sum(weights[i, b] * alone.error(prompt).squeeze() for i, prompt in enumerate(prompts))
-        for name, grad in zip(gradients, torch.autograd.grad(loss, list(task.parameters.values())), strict=True):
+        for name, grad in zip(
+            gradients, torch.autograd.grad(loss, list(task.adapter.parameters.values())), strict=True
+        ):
             gradients[name].append(grad)
     return {name: torch.stack(parts) for name, parts in gradients.items()}
 
@@ -38,12 +40,12 @@ def test_hooks_equal_batch_one_autograd_over_several_prompts(base, low_memory, r
     batch = draw_batch(task.denoiser, task.latents, None, torch.arange(BATCH), torch.Generator().manual_seed(0))
     prompts = [task.prompt, task.base_prompt, *task.earlier_prompts]
     weights = torch.randn(len(prompts), BATCH, generator=torch.Generator().manual_seed(2))
-    with per_sample_gradients(task.layers, BATCH) as gradients:
+    with per_sample_gradients(task.adapter.layers, BATCH) as gradients:
         backward_through_errors(batch, prompts, lambda errors: weights, low_memory)
     expected = one_sample_at_a_time(task, batch, prompts, weights)
-    assert set(gradients) == set(expected) == set(task.parameters)
+    assert set(gradients) == set(expected) == set(task.adapter.parameters)
     for name, gradient in gradients.items():
-        assert gradient.shape == (BATCH, *task.parameters[name].shape)
+        assert gradient.shape == (BATCH, *task.adapter.parameters[name].shape)
         scale = expected[name].abs().max()
         assert scale > 0, name
         torch.testing.assert_close(gradient / scale, expected[name] / scale, rtol=0, atol=2e-5)
@@ -52,9 +54,9 @@ def test_hooks_equal_batch_one_autograd_over_several_prompts(base, low_memory, r
 def test_their_sum_is_the_gradient_of_the_batch(request):
     task = task_on("tiny", request)
     batch = draw_batch(task.denoiser, task.latents, None, torch.arange(BATCH), torch.Generator().manual_seed(0))
-    with per_sample_gradients(task.layers, BATCH) as gradients:
+    with per_sample_gradients(task.adapter.layers, BATCH) as gradients:
         batch.error(task.prompt).sum().backward()
-    for name, parameter in task.parameters.items():
+    for name, parameter in task.adapter.parameters.items():
         torch.testing.assert_close(gradients[name].sum(0), parameter.grad, rtol=1e-3, atol=1e-6)
 
 

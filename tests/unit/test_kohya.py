@@ -6,7 +6,8 @@ from torch import nn
 
 from tests.toy import ToyBase
 from trainer.adapters.kohya import diffusers_names, from_kohya, kohya_key, stems_from_kohya, to_kohya
-from trainer.adapters.lora import LoraAdapter, cross_attention_layers, state_of
+from trainer.adapters.layers import cross_attention_layers
+from trainer.adapters.lora import LoraAdapter, state_of
 from trainer.errors import ContinualLoraError
 
 

@@ -21,8 +21,8 @@ PROMPT = "photo of a <fox> animal"
 class Weigh(Method):
     """A penalty that is easy to compute again: 3 * sum theta^2."""
 
-    def penalty(self, parameters):
-        return 3 * sum(value.square().sum() for value in parameters.values())
+    def penalty(self, adapter):
+        return 3 * sum(value.square().sum() for value in adapter.parameters.values())
 
 
 class Training:
@@ -104,7 +104,7 @@ def test_the_penalties_of_all_methods_are_added_up():
 def test_first_step_is_adamw_on_loss_plus_penalty(methods):
     training = Training(methods, gradient_clip=0.05)
     before, parameters = training.bits(), training.state.parameters
-    loss = first_batch_error(training) + sum(m.penalty(training.state.adapter.parameters) for m in methods)
+    loss = first_batch_error(training) + sum(m.penalty(training.state.adapter) for m in methods)
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     norm = torch.cat([g.flatten() for g in gradients]).norm()
     assert norm > 0.05  # the clip bites

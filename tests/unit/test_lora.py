@@ -8,7 +8,8 @@ from torch import nn
 
 from tests.toy import VALUES, ToyBase
 from trainer.adapters.factors import LoraFactors
-from trainer.adapters.lora import LoraAdapter, cross_attention_layers
+from trainer.adapters.layers import cross_attention_layers
+from trainer.adapters.lora import LoraAdapter
 from trainer.denoiser import Conditioning
 from trainer.errors import ContinualLoraError
 

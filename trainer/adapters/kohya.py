@@ -85,9 +85,42 @@ def from_kohya(tensors: Mapping[str, Tensor], layers: list[str], names: Mapping[
     return {stems[stem]: factors for stem, factors in stems_from_kohya(tensors).items()}
 
 
+def differences_to_kohya(differences: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Full updates by layer as `<stem>.diff`, which ComfyUI adds to the weight as a difference patch."""
+    return {f"{kohya_key(layer, names)}.diff": value.contiguous() for layer, value in differences.items()}
+
+
+def differences_from_kohya(
+    tensors: Mapping[str, Tensor], layers: list[str], names: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Read a difference patch back, layer -> [out, in].
+
+    Raises:
+        ContinualLoraError: a layer is missing, or there are other keys.
+    """
+    keys = {f"{kohya_key(layer, names)}.diff": layer for layer in layers}
+    if odd := sorted(keys.keys() ^ tensors.keys()):
+        raise ContinualLoraError(
+            "The file should hold a difference for each cross-attention key and value of this model.",
+            f"`{odd[0]}` and {len(odd) - 1} more are missing or too many.",
+            "Use a file of this pack that was trained on the same kind of model.",
+        )
+    return {layer: tensors[key] for key, layer in keys.items()}
+
+
 def stems_from_kohya(tensors: Mapping[str, Tensor]) -> Lora:
-    """A file's tensors as factors by key stem, for work that needs no model."""
+    """A file's tensors as factors by key stem, for work that needs no model.
+
+    Raises:
+        ContinualLoraError: the file holds something else than LoRA factors.
+    """
     stems = sorted({key.split(".")[0] for key in tensors})
+    if odd := [stem for stem in stems if f"{stem}.lora_down.weight" not in tensors]:
+        raise ContinualLoraError(
+            "The file should hold LoRA factors (`lora_down`, `lora_up`).",
+            f"`{odd[0]}` is a full difference, as the recipes without a plain LoRA write it.",
+            "Use a sequence of one of the LoRA recipes.",
+        )
     return {
         stem: LoraFactors(
             tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"], float(tensors[f"{stem}.alpha"])

@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import nn
 
-from ..adapters.lora import cross_attention_layers
+from ..adapters.layers import cross_attention_layers
 
 SAMPLES = 64
 

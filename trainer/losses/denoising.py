@@ -76,22 +76,29 @@ class NoisedBatch:
     def __len__(self) -> int:
         return len(self.t)
 
+    def predict(self, conditionings: list[Conditioning]) -> Tensor:
+        """The predictions under K prompts in one pass of the U-Net, [K, B, C, H, W]."""
+        count, batch = len(conditionings), len(self)
+        prompts = Conditioning.cat([c.expand(batch) for c in conditionings])
+        x_t, t = self.x_t.repeat(count, 1, 1, 1), self.t.repeat(count)
+        prediction = self.denoiser.predict(x_t, t, prompts)
+        return prediction.view(count, batch, *prediction.shape[1:])
+
+    def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Mean squared distance of predictions [B, C, H, W] where the mask counts, [B]."""
+        return denoising_error(prediction, target, self.mask)
+
     def error(self, conditioning: Conditioning) -> Tensor:
         """Denoising error of each sample under one prompt, [B]."""
-        prediction = self.denoiser.predict(self.x_t, self.t, conditioning.expand(len(self)))
-        return denoising_error(prediction, self.target, self.mask)
+        return self.errors([conditioning])[0]
 
     def errors(self, conditionings: list[Conditioning]) -> Tensor:
         """Denoising errors under K prompts in one pass of the U-Net, [K, B]."""
-        count, batch = len(conditionings), len(self)
+        return self.errors_of(self.predict(conditionings))
 
-        def repeat(x: Tensor) -> Tensor:
-            return x.repeat(count, *[1] * (x.dim() - 1))
-
-        prompts = Conditioning.cat([c.expand(batch) for c in conditionings])
-        prediction = self.denoiser.predict(repeat(self.x_t), repeat(self.t), prompts)
-        mask = None if self.mask is None else repeat(self.mask)
-        return denoising_error(prediction, repeat(self.target), mask).view(count, batch)
+    def errors_of(self, predictions: Tensor) -> Tensor:
+        """Denoising errors of predictions [K, B, C, H, W], [K, B]."""
+        return torch.stack([self.distance(prediction, self.target) for prediction in predictions])
 
 
 def draw_batch(

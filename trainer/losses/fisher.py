@@ -24,24 +24,28 @@ def per_sample_gradients(layers: Mapping[str, nn.Module], batch: int) -> Iterato
     """Collect the gradient of every sample from ordinary batched backward passes.
 
     For a linear layer y = x W^T the gradient of sample b is sum over positions n of g_bn x_bn^T, so the inputs and the
-    output gradients of one backward pass hold all of them (Goodfellow, arXiv 1510.01799). A pass whose leading
-    dimension is K * batch, prompt-major, adds its K parts up per sample; so do several passes, which is what a loss
-    over several prompts needs before anything is squared.
+    output gradients of one backward pass hold all of them (Goodfellow, arXiv 1510.01799); for an elementwise factor
+    y = x * w it is the sum of g_bn * x_bn. A layer around a linear one gives the gradient of its weight's update. A
+    pass whose leading dimension is K * batch, prompt-major, adds its K parts up per sample; so do several passes,
+    which is what a loss over several prompts needs before anything is squared.
 
     Args:
-        layers: parameter name -> the linear layer, without bias, that it is the weight of.
+        layers: name -> a layer, linear and without bias, or an elementwise factor (its `weight` has one dimension).
         batch: B, the number of samples.
 
     Yields:
-        Parameter name -> [B, out_features, in_features], filled by the backward passes inside the block.
+        Name -> [B, out_features, in_features], or [B, n] of a factor, filled by the backward passes inside the block.
     """
     gradients: dict[str, Tensor] = {}
 
-    def watch(name: str, inputs: Tensor, output: Tensor) -> None:
+    def watch(name: str, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        elementwise = getattr(layer, "weight", inputs).dim() == 1
+        indices = "kbni,kbni->bi" if elementwise else "kbno,kbni->boi"
+
         def collect(grad: Tensor) -> None:
             shape = (-1, batch, grad.shape[1:-1].numel())
             part = torch.einsum(
-                "kbno,kbni->boi",
+                indices,
                 grad.detach().reshape(*shape, grad.shape[-1]).float(),
                 inputs.detach().reshape(*shape, inputs.shape[-1]).float(),
             )
@@ -51,7 +55,7 @@ def per_sample_gradients(layers: Mapping[str, nn.Module], batch: int) -> Iterato
             output.register_hook(collect)
 
     handles = [
-        layer.register_forward_hook(lambda _, args, output, name=name: watch(name, args[0], output))
+        layer.register_forward_hook(lambda layer, args, output, name=name: watch(name, layer, args[0], output))
         for name, layer in layers.items()
     ]
     try:

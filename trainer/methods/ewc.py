@@ -11,17 +11,19 @@ import math
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..adapters.adapter import Adapter
 from ..classifier import (
     backward_through_errors,
-    calibrated_temperature,
+    calibrated_on,
     cross_entropy_error_gradient,
     dc_log_scores,
     entropy,
     prompt_subset,
 )
 from ..denoiser import Conditioning
+from ..errors import ContinualLoraError
 from ..losses.denoising import NoisedBatch, draw_batch
 from ..losses.fisher import normalized, per_sample_gradients, sum_of_squares
 from ..losses.quadratic import quadratic_penalty
@@ -37,8 +39,7 @@ class EWC(Method):
     """See the module.
 
     Args:
-        settings: `penalty_weight`, `fisher_draws`, `fisher_decay`, `batch_size`, `num_prompts`, `temperature`,
-            `low_memory` take effect.
+        settings: those in `uses` take effect, and `batch_size`.
         classifier: whether the Fisher's objective is L_den + CE(DC scores, c_n), else L_den alone.
     """
 
@@ -48,16 +49,33 @@ class EWC(Method):
         self.fisher: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}
 
-    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor | None:
+    @property
+    def uses(self) -> set[str]:
+        """See `Method`."""
+        always = {"penalty_weight", "fisher_draws", "fisher_decay", "fisher_space"}
+        return always | ({"num_prompts", "temperature", "low_memory"} if self.classifier else set())
+
+    def _theta(self, adapter: Adapter) -> Mapping[str, Tensor]:
+        """What the Fisher weighs, by name."""
+        return adapter.deltas() if self.settings.fisher_space == "update" else adapter.parameters
+
+    def _layers(self, adapter: Adapter) -> Mapping[str, nn.Module]:
+        """The layers whose per-sample gradients are those of `_theta`."""
+        if self.settings.fisher_space == "update":
+            return {name: adapter.unet.get_submodule(name) for name in adapter.deltas()}
+        return adapter.layers
+
+    def penalty(self, adapter: Adapter) -> Tensor | None:
         """Lambda * sum F (theta - theta*)^2; None at the first task."""
         if not self.anchor:
             return None
-        return self.settings.penalty_weight * quadratic_penalty(parameters, self.anchor, self.fisher)
+        return self.settings.penalty_weight * quadratic_penalty(self._theta(adapter), self.anchor, self.fisher)
 
     def end_task(self, task: TrainedTask) -> Iterator[StepRecord]:
         """F <- gamma F + F_n / trace(F_n), theta* <- theta."""
         temperature = self.settings.temperature or (self._calibrate(task) if self.classifier else 1.0)
-        total = {name: torch.zeros_like(value) for name, value in task.parameters.items()}
+        theta = {name: value.detach().clone() for name, value in self._theta(task.adapter).items()}
+        total = {name: torch.zeros_like(value) for name, value in theta.items()}
         size, draws = self.settings.batch_size, self.settings.fisher_draws
         num_batches = math.ceil(draws / size)
         reported: list[Mapping[str, float]] = []
@@ -71,7 +89,7 @@ class EWC(Method):
         fresh, trace = normalized(total)
         gamma = self.settings.fisher_decay
         self.fisher = {n: gamma * self.fisher[n] + f if n in self.fisher else f for n, f in fresh.items()}
-        self.anchor = {name: value.detach().clone() for name, value in task.parameters.items()}
+        self.anchor = theta
         means = {key: sum(values[key] for values in reported) / num_batches for key in reported[0]}
         values = {"fisher_trace": trace, "temperature": temperature, **means}
         yield StepRecord("fisher", num_batches, num_batches, record.loss, values=values)
@@ -87,9 +105,9 @@ class EWC(Method):
             truth[0] = 1.0
             return truth + cross_entropy_error_gradient(errors, truth, temperature) if self.classifier else truth
 
-        with per_sample_gradients(task.layers, count) as gradients:
-            errors = backward_through_errors(batch, prompts, weights, self.settings.low_memory)
-        for parameter in task.parameters.values():
+        with per_sample_gradients(self._layers(task.adapter), count) as gradients:
+            errors, _ = backward_through_errors(batch, prompts, weights, self.settings.low_memory)
+        for parameter in task.adapter.parameters.values():
             parameter.grad = None
         values = self._score_values(errors, temperature) if self.classifier else {}
         return StepRecord("fisher", step + 1, total, float(errors[0].mean()), values=values), sum_of_squares(gradients)
@@ -114,12 +132,8 @@ class EWC(Method):
 
     def _calibrate(self, task: TrainedTask) -> float:
         """Tau from the spread of the errors over the prompts on a few batches of their own."""
-        spreads = []
-        for step in range(CALIBRATION_BATCHES):
-            batch, prompts = self._batch(task, "calibration", step, min(self.settings.batch_size, len(task.latents)))
-            with torch.no_grad():
-                spreads.append(calibrated_temperature(torch.stack([batch.error(prompt) for prompt in prompts])))
-        return sum(spreads) / len(spreads)
+        count = min(self.settings.batch_size, len(task.latents))
+        return calibrated_on(self._batch(task, "calibration", step, count) for step in range(CALIBRATION_BATCHES))
 
     def state_dict(self) -> dict[str, Tensor]:
         """`fisher.<name>` and `anchor.<name>`, on the CPU."""
@@ -133,11 +147,22 @@ class EWC(Method):
             for part in ("fisher.", "anchor.")
         )
 
-    def begin_task(self, parameters: Mapping[str, Tensor]) -> None:
-        """Move F and theta* to where theta lives."""
+    def begin_task(self, adapter: Adapter) -> None:
+        """Move F and theta* to where theta lives.
+
+        Raises:
+            ContinualLoraError: the carried Fisher is of another space.
+        """
+        theta = self._theta(adapter)
+        if self.anchor and self.anchor.keys() != theta.keys():
+            raise ContinualLoraError(
+                f'The carried Fisher should be of the space "{self.settings.fisher_space}" that "fisher_space" names.',
+                f"It weighs `{next(iter(self.anchor))}`, which is of the other one.",
+                'Set "fisher_space" to what the sequence was trained with, or start a new sequence.',
+            )
         for tensors in (self.fisher, self.anchor):
             for name in tensors:
-                tensors[name] = tensors[name].to(parameters[name].device)
+                tensors[name] = tensors[name].to(theta[name].device)
 
 
 METHOD = EWC

@@ -1,9 +1,10 @@
 """The hooks of a method: few, with narrow data, values returned."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from torch import Tensor
 
+from ..adapters.adapter import Adapter
 from ..settings import TrainSettings
 from ..task import StepRecord, TrainedTask
 
@@ -18,15 +19,20 @@ class Method:
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
 
-    def begin_task(self, parameters: Mapping[str, Tensor]) -> None:
-        """Look at theta before the first step."""
+    @property
+    def uses(self) -> set[str]:
+        """The names of the settings that take effect through this method."""
+        return set()
 
-    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor | None:
+    def begin_task(self, adapter: Adapter) -> None:
+        """Look at the adapter before the first step."""
+
+    def penalty(self, adapter: Adapter) -> Tensor | None:
         """What is added to the denoising loss, a scalar with its graph; None adds nothing."""
         return None
 
     def consolidate(self, task: TrainedTask) -> Iterator[StepRecord]:
-        """Train on after the task's own steps; yields a record a step."""
+        """Train on after the task's own steps, under all penalties; yields a record a step."""
         return iter(())
 
     def end_task(self, task: TrainedTask) -> Iterator[StepRecord]:

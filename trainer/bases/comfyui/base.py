@@ -9,7 +9,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_base import ModelType
 from torch import Tensor, nn
 
-from ...adapters.lora import cross_attention_layers
+from ...adapters.layers import cross_attention_layers
 from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
 from ..fingerprint import fingerprint

@@ -1,0 +1,132 @@
+"""Consolidation: the loss and its gradient against autograd over plain copies of the model, the passes it costs."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.toy import ToyBase, toy_settings, trained_task
+from trainer.classifier import prompt_subset
+from trainer.losses.denoising import NoisedBatch
+from trainer.methods.dsc import CALIBRATION_BATCHES, DSC
+from trainer.task import step_rng
+
+
+def draw_of(task, settings, classifier, phase="consolidate", step=0):
+    """One draw made again from the words of the documentation: (batch, prompts c_n, c_j, c_0, ..., j)."""
+    rng = step_rng(task.seed, phase, step)
+    indices = torch.randint(len(task.latents), (settings.batch_size,), generator=rng)
+    t = torch.randint(1000, (settings.batch_size,), generator=rng)
+    noise = torch.randn(settings.batch_size, *task.latents.shape[1:], generator=rng)
+    batch = NoisedBatch(task.denoiser, task.latents[indices], t, noise)
+    j, *others = prompt_subset(len(task.earlier_prompts), max(3, settings.num_prompts), rng)
+    prompts = [task.prompt, task.earlier_prompts[j]]
+    return batch, prompts + ([task.base_prompt, *(task.earlier_prompts[i] for i in others)] if classifier else []), j
+
+
+def loss_by_autograd(task, settings, classifier, temperature):
+    """The formula with three models: two frozen copies of the U-Net as teachers."""
+    batch, prompts, j = draw_of(task, settings, classifier)
+    first, second = copy.deepcopy(task.denoiser.unet), copy.deepcopy(task.denoiser.unet)
+    for name, value in task.earlier_adapter(j).items():
+        layer, _, factor = name.rpartition(".")
+        side = "lora_A" if factor == "lora_down" else "lora_B"
+        second.get_parameter(f"{layer}.{side}.continual.weight").data = value.clone()
+
+    def predictions(unet):
+        return torch.stack([unet(batch.x_t, batch.t, p.context.expand(len(batch), -1, -1)) for p in prompts])
+
+    with torch.no_grad():
+        taught = [predictions(first), predictions(second)]
+    student = predictions(task.denoiser.unet)
+    terms = [(taught[i][i] - student[i]).square().mean() for i in (0, 1)]
+    if classifier:
+        errors = lambda p: (p - batch.target).square().mean((2, 3, 4))  # noqa: E731
+        own = torch.log_softmax(-errors(student) / temperature, 0)
+        for prediction in taught:
+            terms.append(-(torch.softmax(-errors(prediction) / temperature, 0) * own).sum(0).mean())
+    return torch.stack(terms).sum()
+
+
+@pytest.mark.parametrize("low_memory", [True, False])
+@pytest.mark.parametrize("classifier", [True, False])
+def test_the_first_step_is_the_gradient_of_the_formula(classifier, low_memory):
+    task = trained_task(ToyBase())
+    settings = toy_settings(batch_size=3, temperature=0.4, num_prompts=4, low_memory=low_memory)
+    # The student moves away from teacher 1 first, else that term has no gradient.
+    method, (batch, prompts, j) = DSC(settings, classifier=classifier), draw_of(task, settings, classifier)
+    loss = loss_by_autograd(task, settings, classifier, 0.4)
+    expected = torch.autograd.grad(loss, list(task.adapter.parameters.values()))
+    teachers = (task.adapter.state_dict(), task.earlier_adapter(j))
+    _, values = method._backward(task, batch, prompts, teachers, 0.4)
+    for parameter, gradient in zip(task.adapter.parameters.values(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+    assert values["l2_teacher1"] == 0 and values["l2_teacher2"] > 0
+    if classifier:
+        assert values["kl_teacher1"] == pytest.approx(0, abs=1e-6) and values["kl_teacher2"] > 0
+
+
+def test_the_student_ends_nearer_to_the_earlier_teacher():
+    task = trained_task(ToyBase(), num_earlier=1)
+    records = list(DSC(toy_settings(steps=100, consolidation=0.5, learning_rate=0.02)).consolidate(task))
+    first, last = (sum(r.values["l2_teacher2"] for r in part) for part in (records[:10], records[-10:]))
+    assert len(records) == 50 and last < 0.5 * first
+    assert {record.phase for record in records} == {"consolidate"}
+
+
+def test_nothing_happens_at_the_first_task():
+    task = trained_task(ToyBase(), num_earlier=0)
+    before = task.adapter.state_dict()
+    assert list(DSC(toy_settings(), classifier=True).consolidate(task)) == []
+    assert all(torch.equal(value, before[name]) for name, value in task.adapter.state_dict().items())
+
+
+def test_penalties_stay_active():
+    """A penalty that dwarfs the distillation keeps the student where it started."""
+    moved = []
+    for weight in (0.0, 1e4):
+        task = trained_task(ToyBase())
+        start, theta = task.adapter.state_dict(), task.adapter.parameters
+
+        def penalty(weight=weight, start=start, theta=theta):
+            return weight * sum((value - start[name]).square().sum() for name, value in theta.items())
+
+        records = list(DSC(toy_settings(steps=100)).consolidate(replace(task, penalty=penalty)))
+        assert (records[-1].penalty > 0) == (weight > 0)
+        moved.append(sum(float((value.detach() - start[name]).square().sum()) for name, value in theta.items()))
+    assert moved[1] < 0.5 * moved[0]
+
+
+@pytest.mark.parametrize(("classifier", "passes"), [(False, 6), (True, 12)])
+def test_a_step_costs_what_the_method_says(classifier, passes, monkeypatch):
+    """Forward and backward count 1 each, for every prompt; |C| = 3."""
+    task, count = trained_task(ToyBase()), [0]
+    predict = task.denoiser.predict
+
+    def spy(x_t, t, conditioning):
+        count[0] += len(x_t) // 2 * (2 if torch.is_grad_enabled() else 1)
+        return predict(x_t, t, conditioning)
+
+    monkeypatch.setattr(task.denoiser, "predict", spy)
+    settings = toy_settings(steps=10, consolidation=0.1, num_prompts=3, temperature=0.5, low_memory=False)
+    assert len(list(DSC(settings, classifier=classifier).consolidate(task))) == 1
+    assert count[0] == passes
+
+
+def test_temperature_is_calibrated_on_draws_of_its_own():
+    task, settings = trained_task(ToyBase()), toy_settings(num_prompts=4)
+    spreads = []
+    for step in range(CALIBRATION_BATCHES):
+        batch, prompts, _ = draw_of(task, settings, True, "calibration", step)
+        with torch.no_grad():
+            spreads.append(float(batch.errors(prompts).std(0, correction=0).mean()))
+    found = DSC(settings, classifier=True)._calibrate(task)
+    assert found == pytest.approx(sum(spreads) / CALIBRATION_BATCHES, rel=1e-5)
+
+
+def test_tokens_stay_frozen_and_no_gradient_is_left():
+    task = trained_task(ToyBase())
+    list(DSC(toy_settings(), classifier=True).consolidate(task))
+    assert all(parameter.grad is None for parameter in task.adapter.parameters.values())
+    assert not any(p.context.requires_grad for p in (task.prompt, task.base_prompt, *task.earlier_prompts))

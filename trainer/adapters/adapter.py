@@ -1,0 +1,101 @@
+"""The contract of an adapter: what of the keys and values is trained, and how it becomes a file."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ContinualLoraError
+from .kohya import diffusers_names
+from .layers import cross_attention_layers
+
+# File stem in the task's folder -> its tensors. "lora" is the file that ComfyUI's LoraLoader reads.
+Files = Mapping[str, Mapping[str, Tensor]]
+
+
+class Adapter:
+    """Injected into a view of the U-Net, trained in place.
+
+    Args:
+        unet: a private view; its K and V layers may be replaced.
+        rank: inner dimension, >= 1, for the adapters that have one.
+        alpha: their scale is alpha / rank.
+        rng: draws what starts at random.
+
+    Attributes:
+        names: the K and V layers, in the model's order.
+        kohya_names: what `diffusers_names` found.
+        layers: parameter name -> the module whose `weight` it is, for per-sample gradients.
+    """
+
+    def __init__(self, unet: nn.Module, rank: int, alpha: float, rng: torch.Generator) -> None:
+        self.unet, self.rank, self.alpha = unet, rank, alpha
+        self.names = cross_attention_layers(unet)
+        self.kohya_names = diffusers_names(unet)
+        self.layers: dict[str, nn.Module] = {}
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable tensors by name, fp32."""
+        return {name: cast(nn.Parameter, layer.weight) for name, layer in self.layers.items()}
+
+    @property
+    def past(self) -> dict[str, Tensor]:
+        """The frozen sum of earlier updates below this adapter, layer -> [out, in]; empty where there is none."""
+        return {}
+
+    def deltas(self) -> dict[str, Tensor]:
+        """The update of each layer's weight by what is trained, layer -> [out, in], with its graph."""
+        raise NotImplementedError
+
+    def files(self) -> Files:
+        """What is written after the task, copies on the CPU."""
+        raise NotImplementedError
+
+    def state_of(self, files: Files) -> dict[str, Tensor]:
+        """The state of the adapter that wrote `files`."""
+        raise NotImplementedError
+
+    def go_on_from(self, files: Files) -> None:
+        """Start where the adapter that wrote `files` ended."""
+        self.load_state_dict(self.state_of(files))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A copy of the parameters on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.parameters.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over saved parameters, in place.
+
+        Raises:
+            ContinualLoraError: another rank, or another model's layers.
+        """
+        for name, parameter in self.parameters.items():
+            if name not in state or state[name].shape != parameter.shape:
+                came = f"of shape {list(state[name].shape)}" if name in state else "missing"
+                raise ContinualLoraError(
+                    f"The saved adapter should hold `{name}` of shape {list(parameter.shape)}.",
+                    f"It is {came}.",
+                    'Set "rank" to the rank it was trained at, or start a new sequence.',
+                )
+            parameter.data.copy_(state[name])
+
+    @contextmanager
+    def carrying(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """Be another adapter of the same shape for a while, on the same base: a teacher costs no second U-Net."""
+        own = {name: parameter.data for name, parameter in self.parameters.items()}
+        try:
+            for name, parameter in self.parameters.items():
+                parameter.data = state[name].to(parameter.device)
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.data = own[name]
+
+    @torch.no_grad()
+    def norm(self) -> float:
+        """Frobenius norm of all updates together, sqrt(sum ||delta||^2)."""
+        squares = [delta.float().square().sum() for delta in self.deltas().values()]
+        return float(torch.stack(squares).sum().sqrt()) if squares else 0.0

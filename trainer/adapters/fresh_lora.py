@@ -1,0 +1,45 @@
+"""A fresh LoRA for every concept, on top of the frozen sum of the earlier ones.
+
+Source: C-LoRA, Smith et al., arXiv 2304.06027 (with its penalty, methods/c_lora.py); merge and re-initialise,
+arXiv 2410.04891 (without one). The sum is a full matrix a layer, so the state is constant in the number of concepts.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import Files
+from .kohya import differences_from_kohya, differences_to_kohya
+from .lora import LoraAdapter
+
+NAME = "fresh_lora"
+
+
+class FreshLoraAdapter(LoraAdapter):
+    """LoRA on a private copy of the K and V weights into which the past was folded."""
+
+    def __init__(self, unet: nn.Module, rank: int, alpha: float, rng: torch.Generator) -> None:
+        super().__init__(unet, rank, alpha, rng)
+        self._past: dict[str, Tensor] = {}
+
+    @property
+    def past(self) -> dict[str, Tensor]:
+        """See `Adapter`."""
+        return self._past
+
+    def files(self) -> Files:
+        """The past and this update, as one difference patch."""
+        with torch.no_grad():
+            total = {name: (delta + self._past.get(name, 0.0)).cpu() for name, delta in self.deltas().items()}
+        return {"lora": differences_to_kohya(total, self.kohya_names)}
+
+    def go_on_from(self, files: Files) -> None:
+        """Fold what was learned so far into the view's own weights; the LoRA stays as it starts."""
+        for name, difference in differences_from_kohya(files["lora"], self.names, self.kohya_names).items():
+            base = self.unet.get_submodule(f"{name}.base_layer")
+            weight = base.get_parameter("weight")
+            self._past[name] = difference.to(weight.device)
+            folded = (weight.float() + self._past[name]).to(weight.dtype)
+            base.register_parameter("weight", nn.Parameter(folded, requires_grad=False))
+
+
+ADAPTER = FreshLoraAdapter

@@ -1,0 +1,128 @@
+"""Consolidation by double distillation, with diffusion-classifier scores (DSC).
+
+After a task, teacher 1 is the adapter just trained, teacher 2 that of a random earlier task, drawn anew at each step;
+the student starts from teacher 1. All see the same x_t of the current task's images:
+
+L = a_l2 [ |eps_T1(c_n) - eps_S(c_n)|^2 + |eps_T2(c_j) - eps_S(c_j)|^2 ] + a_dc [ H(p_T1, p_S) + H(p_T2, p_S) ]
+
+with a_l2 = a_dc = 1, and the recipe's penalties on top.
+Source: Jha et al., arXiv 2410.00700, section 3.2; deep model consolidation: Zhang et al., arXiv 1903.07864.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..classifier import (
+    Match,
+    backward_through_errors,
+    calibrated_on,
+    cross_entropy_error_gradient,
+    dc_log_scores,
+    prompt_subset,
+)
+from ..denoiser import Conditioning
+from ..losses.denoising import NoisedBatch, draw_batch
+from ..settings import TrainSettings
+from ..task import StepRecord, TrainedTask, step_rng
+from .method import Method
+
+NAME = "dsc"
+CALIBRATION_BATCHES = 4
+
+
+class DSC(Method):
+    """See the module.
+
+    Args:
+        settings: `consolidation`, `num_prompts`, `temperature`, `low_memory` take effect, and how it was trained.
+        classifier: whether the scores are distilled as well (a_dc = 1), else the predictions alone (a_dc = 0).
+    """
+
+    def __init__(self, settings: TrainSettings, classifier: bool = False) -> None:
+        super().__init__(settings)
+        self.classifier = classifier
+
+    @property
+    def uses(self) -> set[str]:
+        """See `Method`."""
+        return {"consolidation", "low_memory"} | ({"num_prompts", "temperature"} if self.classifier else set())
+
+    def consolidate(self, task: TrainedTask) -> Iterator[StepRecord]:
+        """Train the student, in place of teacher 1; nothing at the first task."""
+        if not task.earlier_prompts:
+            return
+        adapter, settings = task.adapter, self.settings
+        teacher = adapter.state_dict()
+        temperature = settings.temperature or (self._calibrate(task) if self.classifier else 1.0)
+        optimizer = torch.optim.AdamW(
+            adapter.parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        total = max(1, round(settings.consolidation * settings.steps))
+        for step in range(total):
+            batch, prompts, j = self._batch(task, "consolidate", step)
+            optimizer.zero_grad(set_to_none=True)
+            errors, values = self._backward(task, batch, prompts, (teacher, task.earlier_adapter(j)), temperature)
+            penalty = task.penalty()
+            if penalty is not None:
+                penalty.backward()
+            torch.nn.utils.clip_grad_norm_(adapter.parameters.values(), settings.gradient_clip)
+            optimizer.step()
+            held = 0.0 if penalty is None else penalty.item()
+            yield StepRecord("consolidate", step + 1, total, float(errors[0].mean()), held, values)
+        optimizer.zero_grad(set_to_none=True)
+
+    def _backward(
+        self,
+        task: TrainedTask,
+        batch: NoisedBatch,
+        prompts: list[Conditioning],
+        teachers: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+        temperature: float,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Back-propagate both terms of both teachers; the student's errors [K, B] and the terms' values."""
+        matches: list[Match] = []
+        targets: list[Tensor] = []
+        for own, teacher in enumerate(teachers):  # c_n is prompt 0 and c_j prompt 1
+            with task.adapter.carrying(teacher), torch.no_grad():
+                if self.classifier:
+                    predictions = _predict(batch, prompts, self.settings.low_memory)
+                    targets.append(dc_log_scores(batch.errors_of(predictions), temperature))
+                    matches.append(Match(own, predictions[own]))
+                else:
+                    matches.append(Match(own, batch.predict([prompts[own]])[0]))
+
+        def weights(errors: Tensor) -> Tensor:
+            terms = [cross_entropy_error_gradient(errors, target.exp(), temperature) for target in targets]
+            return torch.stack(terms).sum(0) / len(batch) if terms else torch.zeros_like(errors)
+
+        errors, distances = backward_through_errors(batch, prompts, weights, self.settings.low_memory, matches)
+        values = {f"l2_teacher{i}": float(d.mean()) for i, d in enumerate(distances, start=1)}
+        scores = dc_log_scores(errors, temperature)
+        for i, target in enumerate(targets, start=1):
+            values[f"kl_teacher{i}"] = float((target.exp() * (target - scores)).sum(0).mean())
+        return errors, values
+
+    def _batch(self, task: TrainedTask, phase: str, step: int) -> tuple[NoisedBatch, list[Conditioning], int]:
+        """A draw, its prompts [c_n, c_j, c_0, ...] (only the first two without scores), and j, 0-based."""
+        rng = step_rng(task.seed, phase, step)
+        indices = torch.randint(len(task.latents), (self.settings.batch_size,), generator=rng)
+        batch = draw_batch(task.denoiser, task.latents, task.masks, indices, rng)
+        j, *others = prompt_subset(len(task.earlier_prompts), max(3, self.settings.num_prompts), rng)
+        prompts = [task.prompt, task.earlier_prompts[j]]
+        if self.classifier:
+            prompts += [task.base_prompt, *(task.earlier_prompts[i] for i in others)]
+        return batch, prompts, j
+
+    def _calibrate(self, task: TrainedTask) -> float:
+        draws = (self._batch(task, "calibration", step) for step in range(CALIBRATION_BATCHES))
+        return calibrated_on((batch, prompts) for batch, prompts, _ in draws)
+
+
+def _predict(batch: NoisedBatch, prompts: list[Conditioning], low_memory: bool) -> Tensor:
+    """Predictions [K, B, C, H, W], in one pass or one prompt at a time."""
+    return torch.cat([batch.predict([prompt]) for prompt in prompts]) if low_memory else batch.predict(prompts)
+
+
+METHOD = DSC
