@@ -3,7 +3,7 @@
 `python -m benchmarks.quick` runs what benchmarks/results/quick.csv lacks and prints the table. With `--tuning` the same
 runs on six other concepts into tuning.csv; settings are chosen there and never on the reported sequence.
 MMD is the unsquared one of trainer/metrics, on features of EfficientNet-Lite0. Every concept is drawn right after its
-task and after the last one, from the same noise.
+task and after the last one, from the same noise; a sheet of both is left in build/benchmark.
 """
 
 import argparse
@@ -24,10 +24,11 @@ from tqdm import tqdm
 from trainer.apply import apply_sequence
 from trainer.bases.tiny.base import TinyBase
 from trainer.bases.tiny.weights import fingerprint, weights_folder
-from trainer.cli.demo import SAMPLES, TINY_SETTINGS, load_sample
+from trainer.cli.demo import SAMPLES, TINY_SETTINGS, load_sample, square
 from trainer.concept import Concept, prepare
 from trainer.metrics import a_mmd, bwt_mmd, f_mmd, image_similarity, new_mmd
 from trainer.metrics.features.efficientnet import EfficientNetLite0
+from trainer.plots import image_grid
 from trainer.sampling import generate
 from trainer.sequence import ConceptSequence
 from trainer.settings import TrainSettings
@@ -40,7 +41,7 @@ SEEDS = (0, 1, 2)
 IMAGES, SAMPLING_STEPS, IMAGE_SEED = 16, 20, 1000
 METRICS = ("a_mmd", "f_mmd", "bwt_mmd", "i2i", "new_mmd")
 COLUMNS = ("recipe", "adapter", "seed", "encoder", *METRICS, "seconds_per_task", "peak_mb", "state_bytes")
-SETTING_COLUMNS = ("penalty_weight", "steps", "learning_rate", "token_learning_rate", "temperature", "base")
+SETTING_COLUMNS = ("penalty_weight", "steps", "learning_rate", "token_learning_rate", "schedule", "temperature", "base")
 
 
 def concepts_of(folder: Path) -> list[Concept]:
@@ -67,11 +68,17 @@ def run(settings: TrainSettings, folder: Path, work: Path) -> dict[str, object]:
         start = time.perf_counter()
         line = teach(TinyBase(), concept, settings, line)
         seconds += time.perf_counter() - start
-        own_turn.append(encoder(drawn(line, concept)))
-    real = [encoder(prepare(concept, TinyBase.resolution)[0]) for concept in concepts]
+        own_turn.append(drawn(line, concept))
+    images = [prepare(concept, TinyBase.resolution)[0] for concept in concepts]
+    at_the_end = [drawn(line, concept) for concept in concepts]
+    pictures = {"real": images, "right after its task": own_turn, "after the last task": at_the_end}
+    grid = [[square(images) for images in row] for row in pictures.values()]
+    image_grid(grid, list(pictures), [concept.name for concept in concepts]).save(work.with_suffix(".png"))
+    real = [encoder(x) for x in images]
     # Only the own turn and the last row enter these metrics; what lies between is not drawn.
-    generated = [own_turn[: i + 1] for i in range(len(concepts) - 1)]
-    generated.append([encoder(drawn(line, concept)) for concept in concepts])
+    learned = [encoder(x) for x in own_turn]
+    generated = [learned[: i + 1] for i in range(len(concepts) - 1)]
+    generated.append([encoder(x) for x in at_the_end])
     newest = line.folder(line.tasks[-1])
     state = [p for p in newest.iterdir() if p.suffix == ".safetensors"]
     similarity = [image_similarity(r, g) for r, g in zip(real, generated[-1], strict=True)]
@@ -126,16 +133,17 @@ def print_table(rows: list[dict[str, str]]) -> None:
     """Mean and standard deviation over the seeds, one line for each recipe and penalty weight."""
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
     for row in rows:
-        groups.setdefault((row["recipe"], row["penalty_weight"], row["steps"]), []).append(row)
-    print(f"| recipe | lambda | steps | seeds | {' | '.join(METRICS)} | s/task | MB |")
+        rates = f"{row['learning_rate']}, {row['token_learning_rate']}"
+        groups.setdefault((row["recipe"], row["penalty_weight"], rates), []).append(row)
+    print(f"| recipe | lambda | learning rates | seeds | {' | '.join(METRICS)} | s/task | MB |")
     print("|---" * (len(METRICS) + 6) + "|")
-    for (recipe, weight, steps), group in groups.items():
+    for (recipe, weight, rate), group in groups.items():
         cells = []
         for name in (*METRICS, "seconds_per_task", "peak_mb"):
             values = [float(row[name]) for row in group]
             spread = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 and name in METRICS else ""
             cells.append(f"{statistics.mean(values):.4g}{spread}")
-        print(f"| {recipe} | {weight} | {steps} | {len(group)} | {' | '.join(cells)} |")
+        print(f"| {recipe} | {weight} | {rate} | {len(group)} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -147,6 +155,8 @@ def main() -> None:
     parser.add_argument("--penalty-weights", nargs="*", type=float, default=[TINY_SETTINGS.penalty_weight])
     parser.add_argument("--steps", type=int, default=TINY_SETTINGS.steps)
     parser.add_argument("--learning-rate", type=float, default=TINY_SETTINGS.learning_rate)
+    parser.add_argument("--token-learning-rate", type=float, default=TINY_SETTINGS.token_learning_rate)
+    parser.add_argument("--schedule", default=TINY_SETTINGS.schedule)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     path = RESULTS / ("tuning.csv" if args.tuning else "quick.csv")
@@ -163,6 +173,8 @@ def main() -> None:
                     penalty_weight=weight,
                     steps=args.steps,
                     learning_rate=args.learning_rate,
+                    token_learning_rate=args.token_learning_rate,
+                    schedule=args.schedule,
                 )
                 named = {name: getattr(settings, name, base) for name in ("recipe", "seed", *SETTING_COLUMNS)}
                 if key(named) not in done:

@@ -162,6 +162,7 @@ class Graph:
 
 
 BASIC = ("recipe", "steps", "rank", "learning_rate", "penalty_weight")
+ADVANCED = ("batch_size", "token_learning_rate", "schedule", "low_memory")
 TINY = {name: getattr(TINY_SETTINGS, name) for name in BASIC}
 
 
@@ -170,7 +171,7 @@ def quickstart(info: dict[str, Any]) -> None:
     graph = Graph(info)
     base = graph.add(f"{PREFIX}LoadTinyBase", (0, 60), (260, 90))
     models = [(base, 0), (base, 1), (base, 2)]
-    advanced = {name: getattr(TINY_SETTINGS, name) for name in ("batch_size", "token_learning_rate", "low_memory")}
+    advanced = {name: getattr(TINY_SETTINGS, name) for name in ADVANCED}
     options = graph.add(f"{PREFIX}TrainOptions", (0, 260), (320, 520), **advanced)
     concepts = {"fox": "animal", "sunflower": "plant"}
     train, x = graph.teach_in_turn(models, concepts, {"sequence_name": "quickstart", **TINY}, (options, 0))

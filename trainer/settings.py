@@ -23,9 +23,9 @@ class TrainSettings:
     rank: int = setting(16, "Rank of the LoRA. Every concept of a sequence shares it.", minimum=1, maximum=128)
     learning_rate: float = setting(2e-4, "Learning rate of the LoRA.", minimum=0.0, maximum=1.0, step=1e-6)
     penalty_weight: float = setting(
-        1000.0,
-        "How strongly earlier concepts are held (lambda); 100 to 10,000 is sensible. Has no effect on the first "
-        "concept.",
+        10.0,
+        "How strongly earlier concepts are held (lambda); 1 to 1000 is sensible: more keeps more and learns less. Has "
+        "no effect on the first concept.",
         minimum=0.0,
         maximum=1e9,
         step=1.0,

@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--node-modules", type=Path, required=True, help="where npm put the emoji packages")
     parser.add_argument("--out", type=Path, default=Path("trainer/bases/tiny/weights"), help="exported weights")
     parser.add_argument("--autoencoder-steps", type=int, default=1700)
-    parser.add_argument("--unet-steps", type=int, default=24_000)
+    parser.add_argument("--unet-steps", type=int, default=18_600)
     parser.add_argument("--start-from", type=Path, help="exported weights to go on from when there is no checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -30,9 +30,10 @@ TINY_SETTINGS = TrainSettings(
     steps=200,
     batch_size=8,
     rank=8,
-    learning_rate=4e-3,
+    learning_rate=1.6e-2,
     token_learning_rate=4e-3,
-    penalty_weight=1000.0,
+    schedule="cosine",
+    penalty_weight=10.0,
     low_memory=False,
 )
 IMAGES, TRIALS, THUMBNAIL = 4, 8, 192
@@ -83,11 +84,11 @@ def _pictures(line: ConceptSequence, concepts: list[Concept]) -> list[Image.Imag
         for concept in concepts:
             known = concept.token in tokens
             prompt = base.encode_prompt(concept.prompt if known else f"photo of a {concept.class_noun}", tokens)
-            squares.append(_square(generate(base, prompt, empty, IMAGES, seed=1)))
+            squares.append(square(generate(base, prompt, empty, IMAGES, seed=1)))
     return squares
 
 
-def _square(images: Tensor) -> Image.Image:
+def square(images: Tensor) -> Image.Image:
     """Four images, two by two."""
     top, bottom = (torch.cat(list(pair), dim=2) for pair in images[:IMAGES].split(2))
     return to_pil(torch.cat([top, bottom], dim=1)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
@@ -134,7 +135,7 @@ def _sections(
     scores = _Scores(line, concepts, settings)
     names = [concept.name for concept in concepts]
     rows = [f"after {name}" for name in names]
-    real = [_square(prepare(concept, 64)[0][:IMAGES]) for concept in concepts]
+    real = [square(prepare(concept, 64)[0][:IMAGES]) for concept in concepts]
     rows_of_pictures = [real, *(row for _, row in pictures)]
     grid = image_grid(rows_of_pictures, ["real", *(label for label, _ in pictures)], names, cell=THUMBNAIL)
     logs = {task.concept: _smooth(line.log(task)["loss"]) for task in line.tasks}
