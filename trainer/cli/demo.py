@@ -33,7 +33,7 @@ TINY_SETTINGS = TrainSettings(
     learning_rate=1.6e-2,
     token_learning_rate=4e-3,
     schedule="cosine",
-    penalty_weight=10.0,
+    penalty_weight=30.0,
     low_memory=False,
 )
 IMAGES, TRIALS, THUMBNAIL = 4, 8, 192
