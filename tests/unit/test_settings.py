@@ -22,7 +22,11 @@ def just_outside(name):
 
 def test_every_number_has_limits_and_every_setting_its_help():
     numbers = {name for name, item in FIELDS.items() if type(item.default) in (int, float)}
-    assert set(RANGES) == numbers and len(RANGES) >= 16 and set(CHOICES) == {"schedule", "mixed_precision"}
+    assert (
+        set(RANGES) == numbers
+        and len(RANGES) >= 16
+        and set(CHOICES) == {"adapter", "fisher_space", "schedule", "mixed_precision"}
+    )
     for item in FIELDS.values():
         assert item.metadata["help"].endswith("."), item.name
     simple = [name for name, item in FIELDS.items() if not item.metadata.get("advanced")]
