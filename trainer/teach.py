@@ -210,7 +210,7 @@ class _Training:
 
     def _trained_task(self) -> TrainedTask:
         tokens = {**self.earlier_tokens, self.concept.token: self.state.frozen_token()}
-        adapter = self.state.adapter
+        adapter, earlier = self.state.adapter, self.sequence.tasks
 
         def prompt(text: str) -> Conditioning:
             with torch.no_grad():
@@ -222,9 +222,9 @@ class _Training:
             masks=self.masks,
             base_prompt=prompt(base_prompt(self.settings, self.concept.class_noun)),
             prompt=prompt(self.concept.prompt),
-            earlier_prompts=[prompt(task.prompt) for task in self.sequence.tasks],
+            earlier_prompts=[prompt(task.prompt) for task in earlier],
             adapter=adapter,
-            earlier_adapter=lambda j: adapter.state_of(self.sequence.files(self.sequence.tasks[j])),
+            earlier_adapter=lambda j: adapter.state_of(self.sequence.files(earlier[j])),
             penalty=lambda: total_penalty(self.methods.values(), adapter),
             seed=self.seed,
         )

@@ -1,5 +1,6 @@
 """The contract of an adapter: what of the keys and values is trained, and how it becomes a file."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
@@ -15,7 +16,7 @@ from .layers import cross_attention_layers
 Files = Mapping[str, Mapping[str, Tensor]]
 
 
-class Adapter:
+class Adapter(ABC):
     """Injected into a view of the U-Net, trained in place.
 
     Args:
@@ -46,17 +47,17 @@ class Adapter:
         """The frozen sum of earlier updates below this adapter, layer -> [out, in]; empty where there is none."""
         return {}
 
+    @abstractmethod
     def deltas(self) -> dict[str, Tensor]:
         """The update of each layer's weight by what is trained, layer -> [out, in], with its graph."""
-        raise NotImplementedError
 
+    @abstractmethod
     def files(self) -> Files:
         """What is written after the task, copies on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state_of(self, files: Files) -> dict[str, Tensor]:
         """The state of the adapter that wrote `files`."""
-        raise NotImplementedError
 
     def go_on_from(self, files: Files) -> None:
         """Start where the adapter that wrote `files` ended."""
