@@ -3,6 +3,7 @@
 import torch
 
 from .adapters import ADAPTERS
+from .adapters.adapter import Adapter
 from .denoiser import Denoiser, TokenVectors
 from .recipes import adapter_name
 from .sequence import ConceptSequence
@@ -16,7 +17,7 @@ def tokens_on(device: torch.device, sequence: ConceptSequence) -> dict[str, Toke
     }
 
 
-def apply_sequence(denoiser: Denoiser, sequence: ConceptSequence) -> dict[str, TokenVectors]:
+def attach(denoiser: Denoiser, sequence: ConceptSequence) -> tuple[Adapter, dict[str, TokenVectors]]:
     """The newest adapter of the line on the view, and its tokens for the prompts.
 
     Args:
@@ -24,7 +25,7 @@ def apply_sequence(denoiser: Denoiser, sequence: ConceptSequence) -> dict[str, T
         sequence: at least one task.
 
     Returns:
-        Every token of the line, on the denoiser's device.
+        The adapter, and every token of the line, on the denoiser's device.
 
     Raises:
         ContinualLoraError: the sequence was trained on another base.
@@ -34,4 +35,9 @@ def apply_sequence(denoiser: Denoiser, sequence: ConceptSequence) -> dict[str, T
     kind = ADAPTERS[adapter_name(newest.recipe, newest.adapter)]
     adapter = kind(denoiser.unet, newest.rank, newest.alpha, torch.Generator().manual_seed(0))
     adapter.go_on_from(sequence.files(newest))
-    return tokens_on(denoiser.device, sequence)
+    return adapter, tokens_on(denoiser.device, sequence)
+
+
+def apply_sequence(denoiser: Denoiser, sequence: ConceptSequence) -> dict[str, TokenVectors]:
+    """`attach` for those who only want to draw or to classify: the tokens."""
+    return attach(denoiser, sequence)[1]

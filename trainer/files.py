@@ -1,5 +1,6 @@
 """Files that are either the old one or the new one, never half of one."""
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -8,6 +9,8 @@ from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
+
+from .images import to_pil
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -40,6 +43,14 @@ def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     """Write readable JSON."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_images(folder: Path, images: Tensor) -> None:
+    """Write [N, 3, H, W] in 0..1 as 001.png, 002.png, ..."""
+    for number, image in enumerate(images, start=1):
+        png = io.BytesIO()
+        to_pil(image).save(png, "PNG")
+        write_bytes(folder / f"{number:03d}.png", png.getvalue())
 
 
 def sync_folder(folder: Path) -> None:

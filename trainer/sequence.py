@@ -1,11 +1,13 @@
 """What is carried from concept to concept, on disk and safe against a crash.
 
     <sequence>/manifest.json                the tasks by key, each with its parent; written last
-    <sequence>/tasks/01-fox-3fa2.../        lora.safetensors, embeddings/, methods.safetensors, log.json
+    <sequence>/tasks/01-fox-3fa2.../        lora.safetensors, embeddings/, methods.safetensors, log.json, images/
     <sequence>/partial/<key>.safetensors    the state of a training that was interrupted
 
 A task's key is a digest of all that it was made from, its parent's key included. So an unchanged task is found again
 instead of trained again, and a changed one becomes a branch beside the old one.
+
+The images are for evaluation and for the eye; no training reads those of an earlier task.
 """
 
 import hashlib
@@ -16,13 +18,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from .denoiser import TokenVectors
 from .errors import ContinualLoraError
-from .files import sync_folder, write_json, write_tensors
+from .files import sync_folder, write_images, write_json, write_tensors
+from .images import decode
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -192,6 +196,21 @@ class ConceptSequence:
         loaded: dict[str, list[float]] = json.loads((self.folder(task) / "log.json").read_text(encoding="utf-8"))
         return loaded
 
+    def images(self, task: TaskRecord) -> Tensor:
+        """The concept's images as they were trained on, without augmentation, [N, 3, R, R] in 0..1.
+
+        Raises:
+            ContinualLoraError: the task was taught before images were kept.
+        """
+        files = sorted((self.folder(task) / "images").glob("*.png"))
+        if not files:
+            raise ContinualLoraError(
+                f'Task {task.index} of "{self.root.name}" should hold the images of {task.concept}, to compare with.',
+                f"`{self.folder(task)}` has no folder `images`: an older version taught it.",
+                "Put the images, as PNGs of the size it was trained at, into that folder, or teach the sequence again.",
+            )
+        return torch.stack([decode(file)[:3] for file in files])
+
     def partial_path(self, key: str) -> Path:
         """Where the state of an interrupted training of the task `key` is kept."""
         return self.root / "partial" / f"{key}.safetensors"
@@ -207,6 +226,7 @@ class ConceptSequence:
         tensors: Mapping[str, Mapping[str, Tensor]],
         metadata: dict[str, str],
         log: Any,  # noqa: ANN401
+        images: Tensor,
     ) -> "ConceptSequence":
         """Add a task: its folder first, the manifest last. Nothing of what was there changes.
 
@@ -215,6 +235,7 @@ class ConceptSequence:
             tensors: file stem -> tensors.
             metadata: of the LoRA file.
             log: JSON, what the training reported.
+            images: of the concept, [N, 3, R, R] in 0..1.
 
         Returns:
             The line that ends at the task.
@@ -227,6 +248,7 @@ class ConceptSequence:
             if content:
                 write_tensors(fresh / f"{stem}.safetensors", content, metadata if stem == "lora" else None)
         write_json(fresh / "log.json", log)
+        write_images(fresh / "images", images)
         fresh.rename(folder)
         sync_folder(folder.parent)
         exists = (self.root / MANIFEST).exists()

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .adapters import ADAPTERS
+from .adapters.adapter import Adapter
 from .adapters.layers import cross_attention_layers
 from .apply import tokens_on
 from .concept import Concept, prepare
@@ -27,10 +28,10 @@ NOT_IN_KEY = {"checkpoint_every", "low_memory"}
 PERSON_NOUNS = {"person", "man", "woman", "boy", "girl", "baby", "face"}
 
 
-def base_prompt(settings: TrainSettings, class_noun: str) -> str:
-    """c_0: a common concept that the base knows and that is not the class to be learned."""
+def base_prompt(chosen: str, class_noun: str) -> str:
+    """c_0: a common concept that the base knows and that is not the class to be learned, unless one is chosen."""
     default = "photo of a tree" if class_noun.lower() in PERSON_NOUNS else "photo of a person"
-    return settings.base_concept or default
+    return chosen or default
 
 
 def task_record(sequence: ConceptSequence, concept: Concept, settings: TrainSettings) -> TaskRecord:
@@ -135,6 +136,53 @@ def teach(
         raise
 
 
+def task_seed(task: TaskRecord) -> str:
+    """What every draw of a task is seeded with."""
+    return f"{task.settings['seed']}/{task.index}"
+
+
+def trained_task(
+    denoiser: Denoiser,
+    adapter: Adapter,
+    tokens: Mapping[str, TokenVectors],
+    earlier: ConceptSequence,
+    task: TaskRecord,
+    latents: Tensor,
+    masks: Tensor | None = None,
+    penalty: Callable[[], Tensor | None] = lambda: None,
+) -> TrainedTask:
+    """What the methods see of a task after its training.
+
+    Args:
+        denoiser: the view that carries the adapter.
+        adapter: as the training left it.
+        tokens: all up to the task's own.
+        earlier: the line before the task.
+        task: its record.
+        latents: x_0 of its images, [N, C, h, w].
+        masks: [N, 1, h, w] in 0..1, or None.
+        penalty: what the recipe adds to the loss.
+    """
+
+    def prompt(text: str) -> Conditioning:
+        with torch.no_grad():
+            return denoiser.encode_prompt(text, tokens)
+
+    before = earlier.tasks
+    return TrainedTask(
+        denoiser=denoiser,
+        latents=latents,
+        masks=masks,
+        base_prompt=prompt(base_prompt(task.settings["base_concept"], task.class_noun)),
+        prompt=prompt(task.prompt),
+        earlier_prompts=[prompt(record.prompt) for record in before],
+        adapter=adapter,
+        earlier_adapter=lambda j: adapter.state_of(earlier.files(before[j])),
+        penalty=penalty,
+        seed=task_seed(task),
+    )
+
+
 class _Training:
     """One task in the making: the adapter on its view, the token, the methods with what they carried here."""
 
@@ -148,7 +196,7 @@ class _Training:
     ) -> None:
         self.denoiser, self.concept, self.settings = denoiser, concept, settings
         self.sequence, self.task = sequence, task
-        self.seed = f"{settings.seed}/{task.index}"
+        self.seed = task_seed(task)
         rng = step_rng(self.seed, "initialize", 0)
         kind = ADAPTERS[adapter_name(settings.recipe, settings.adapter)]
         adapter = kind(denoiser.unet, settings.rank, settings.effective_alpha, rng)
@@ -206,27 +254,20 @@ class _Training:
         record = replace(task, values=values)
         log = {"loss": state.losses, "penalty": state.penalties, "adapter_norm": state.norms}
         metadata = lora_metadata(self.denoiser, record, [t.token for t in self.sequence.tasks], tensors["lora"])
-        return self.sequence.commit(record, tensors, metadata, log)
+        images, _ = prepare(self.concept, self.settings.resolution or self.denoiser.resolution)
+        return self.sequence.commit(record, tensors, metadata, log, images)
 
     def _trained_task(self) -> TrainedTask:
         tokens = {**self.earlier_tokens, self.concept.token: self.state.frozen_token()}
-        adapter, earlier = self.state.adapter, self.sequence.tasks
-
-        def prompt(text: str) -> Conditioning:
-            with torch.no_grad():
-                return self.denoiser.encode_prompt(text, tokens)
-
-        return TrainedTask(
-            denoiser=self.denoiser,
+        return trained_task(
+            self.denoiser,
+            self.state.adapter,
+            tokens,
+            self.sequence,
+            self.task,
             latents=self.latents,
             masks=self.masks,
-            base_prompt=prompt(base_prompt(self.settings, self.concept.class_noun)),
-            prompt=prompt(self.concept.prompt),
-            earlier_prompts=[prompt(task.prompt) for task in earlier],
-            adapter=adapter,
-            earlier_adapter=lambda j: adapter.state_of(self.sequence.files(earlier[j])),
-            penalty=lambda: total_penalty(self.methods.values(), adapter),
-            seed=self.seed,
+            penalty=lambda: total_penalty(self.methods.values(), self.state.adapter),
         )
 
     def _prompt_encoder(self) -> Callable[[Tensor], Conditioning]:

@@ -107,7 +107,7 @@ class _Scores:
             taught = concepts[:number]
             with torch.no_grad():
                 candidates = [base.encode_prompt(concept.prompt, tokens) for concept in taught]
-                candidates.append(base.encode_prompt(base_prompt(settings, taught[0].class_noun), tokens))
+                candidates.append(base.encode_prompt(base_prompt(settings.base_concept, taught[0].class_noun), tokens))
             errors, accuracies = [], []
             for index, concept in enumerate(taught):
                 result = self._classify(base, concept, candidates)

@@ -73,18 +73,17 @@ class EWC(Method):
 
     def end_task(self, task: TrainedTask) -> Iterator[StepRecord]:
         """F <- gamma F + F_n / trace(F_n), theta* <- theta."""
-        temperature = self.settings.temperature or (self._calibrate(task) if self.classifier else 1.0)
         theta = {name: value.detach().clone() for name, value in self._theta(task.adapter).items()}
         total = {name: torch.zeros_like(value) for name, value in theta.items()}
-        size, draws = self.settings.batch_size, self.settings.fisher_draws
-        num_batches = math.ceil(draws / size)
+        temperature, draws = self._temperature(task), self.settings.fisher_draws
+        num_batches = math.ceil(draws / self.settings.batch_size)
         reported: list[Mapping[str, float]] = []
-        for step in range(num_batches):
-            count = min(size, draws - step * size)
-            record, squares = self._draw(task, step, count, temperature, num_batches)
-            for name, value in squares.items():
+        for step, (errors, gradients) in enumerate(self._draws(task, draws, temperature), start=1):
+            for name, value in sum_of_squares(gradients).items():
                 total[name] += value / draws
-            reported.append(record.values)
+            values = self._score_values(errors, temperature) if self.classifier else {}
+            record = StepRecord("fisher", step, num_batches, float(errors[0].mean()), values=values)
+            reported.append(values)
             yield record
         fresh, trace = normalized(total)
         gamma = self.settings.fisher_decay
@@ -94,10 +93,15 @@ class EWC(Method):
         values = {"fisher_trace": trace, "temperature": temperature, **means}
         yield StepRecord("fisher", num_batches, num_batches, record.loss, values=values)
 
-    def _draw(
-        self, task: TrainedTask, step: int, count: int, temperature: float, total: int
-    ) -> tuple[StepRecord, dict[str, Tensor]]:
-        batch, prompts = self._batch(task, "fisher", step, count)
+    def gradients(self, task: TrainedTask, draws: int) -> Iterator[Mapping[str, Tensor]]:
+        """Per-sample gradients [B, ...] of the Fisher's objective by name, batch after batch, on the Fisher's draws."""
+        for _, gradients in self._draws(task, draws, self._temperature(task)):
+            yield gradients
+
+    def _draws(
+        self, task: TrainedTask, draws: int, temperature: float
+    ) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+        """Errors [K, B] and per-sample gradients, batch after batch."""
 
         def weights(errors: Tensor) -> Tensor:
             # The true class, c_n, is the first prompt: its error is L_den itself.
@@ -105,12 +109,18 @@ class EWC(Method):
             truth[0] = 1.0
             return truth + cross_entropy_error_gradient(errors, truth, temperature) if self.classifier else truth
 
-        with per_sample_gradients(self._layers(task.adapter), count) as gradients:
-            errors, _ = backward_through_errors(batch, prompts, weights, self.settings.low_memory)
-        for parameter in task.adapter.parameters.values():
-            parameter.grad = None
-        values = self._score_values(errors, temperature) if self.classifier else {}
-        return StepRecord("fisher", step + 1, total, float(errors[0].mean()), values=values), sum_of_squares(gradients)
+        size = self.settings.batch_size
+        for step in range(math.ceil(draws / size)):
+            count = min(size, draws - step * size)
+            batch, prompts = self._batch(task, "fisher", step, count)
+            with per_sample_gradients(self._layers(task.adapter), count) as gradients:
+                errors, _ = backward_through_errors(batch, prompts, weights, self.settings.low_memory)
+            for parameter in task.adapter.parameters.values():
+                parameter.grad = None
+            yield errors, gradients
+
+    def _temperature(self, task: TrainedTask) -> float:
+        return self.settings.temperature or (self._calibrate(task) if self.classifier else 1.0)
 
     @staticmethod
     def _score_values(errors: Tensor, temperature: float) -> dict[str, float]:

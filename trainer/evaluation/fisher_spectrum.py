@@ -1,0 +1,96 @@
+"""Sanity check 2: how the Fisher of the denoising loss and the one that knows the classes differ, layer by layer.
+
+Both from the same draws of (image, t, noise, prompts): the sorted diagonal, and the eigenvalues of the whole empirical
+Fisher matrix F = 1/N sum g g^T, which are those of the N x N Gram matrix of the per-sample gradients over N.
+Source: Jha et al., arXiv 2410.00700 (talk's sanity check 2).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..apply import attach
+from ..denoiser import Denoiser
+from ..methods.ewc import EWC
+from ..sequence import ConceptSequence
+from ..settings import TrainSettings
+from ..task import TrainedTask
+from ..teach import trained_task
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Of one layer and one objective.
+
+    Attributes:
+        diagonal: of the Fisher, sorted, the largest first, [P].
+        eigenvalues: of the Fisher, the largest first, [N]; the others of the P are 0.
+    """
+
+    diagonal: Tensor
+    eigenvalues: Tensor
+
+
+def spectrum(gradients: Tensor) -> Spectrum:
+    """From the per-sample gradients of a layer.
+
+    Args:
+        gradients: [N, P], one sample's gradient a row.
+
+    Returns:
+        In float64; the sums of both are equal, they are the trace.
+    """
+    g = gradients.double()
+    eigenvalues = torch.linalg.eigvalsh(g @ g.T / len(g)).flip(0).clamp_min(0)
+    return Spectrum(g.square().mean(0).sort(descending=True).values, eigenvalues)
+
+
+def chosen_layers(names: list[str]) -> list[str]:
+    """The first, the middle and the last."""
+    return list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]]))
+
+
+def fisher_spectrum(
+    task: TrainedTask, settings: TrainSettings, draws: int
+) -> dict[str, dict[str, Spectrum]]:
+    """Objective ("L_den", "L_den + CE") -> layer -> its spectrum.
+
+    Args:
+        task: whose Fisher, its adapter live on the denoiser.
+        settings: `num_prompts`, `temperature`, `batch_size` and `low_memory` take effect.
+        draws: N, samples.
+    """
+    return {
+        "L_den": _spectra(EWC(settings, classifier=False), task, draws),
+        "L_den + CE": _spectra(EWC(settings, classifier=True), task, draws),
+    }
+
+
+def restored_task(denoiser: Denoiser, line: ConceptSequence) -> TrainedTask:
+    """The newest task of a line, as its training left it; alpha masks are not kept on disk and do not count.
+
+    Args:
+        denoiser: a fresh view; it carries the adapter afterwards.
+        line: at least one task.
+    """
+    adapter, tokens = attach(denoiser, line)
+    task = line.tasks[-1]
+    with torch.no_grad():
+        latents = torch.cat([denoiser.encode_images(image[None].to(denoiser.device)) for image in line.images(task)])
+    return trained_task(denoiser, adapter, tokens, line.up_to(task.index - 1), task, latents.float())
+
+
+def _spectra(ewc: EWC, task: TrainedTask, draws: int) -> dict[str, Spectrum]:
+    samples: dict[str, list[Tensor]] = {name: [] for name in chosen_layers(task.adapter.names)}
+    for gradients in ewc.gradients(task, draws):
+        for layer, collected in samples.items():
+            collected.append(_of_layer(gradients, layer))
+    return {layer: spectrum(torch.cat(collected)) for layer, collected in samples.items()}
+
+
+def _of_layer(gradients: Mapping[str, Tensor], layer: str) -> Tensor:
+    """All parameters of a layer's adapter side by side, [B, ...] each to [B, P]."""
+    own = [g.flatten(1) for name, g in gradients.items() if name == layer or name.startswith(f"{layer}.")]
+    return torch.cat(own, dim=1).cpu()
