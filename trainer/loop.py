@@ -1,6 +1,5 @@
 """The training loop: one page, a generator."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -11,18 +10,9 @@ from .denoiser import Conditioning, Denoiser, TokenVectors
 from .errors import ContinualLoraError
 from .losses.denoising import draw_batch
 from .methods.method import Method
+from .schedule import schedule_factor
 from .settings import TrainSettings
 from .task import StepRecord, step_rng
-
-
-def schedule_factor(step: int, settings: TrainSettings) -> float:
-    """Share of the learning rate at `step` (0-based): linear warm-up, then constant, half a cosine, or linear to 0."""
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 + 0.5 * math.cos(math.pi * progress)}[
-        settings.schedule
-    ]
 
 
 class TrainState:
@@ -131,7 +121,7 @@ def train_concept(
         trained = [p for group in state.optimizer.param_groups for p in group["params"] if p.requires_grad]
         nn.utils.clip_grad_norm_(trained, settings.gradient_clip)
         for group, peak in zip(state.optimizer.param_groups, state.peaks, strict=True):
-            group["lr"] = peak * schedule_factor(state.step, settings)
+            group["lr"] = peak * schedule_factor(state.step, settings.steps, settings.warmup_steps, settings.schedule)
         state.whole = False
         state.optimizer.step()
         state.step += 1

@@ -1,0 +1,45 @@
+"""Forgetting on the embedded base, measured: `python -m benchmarks PLAN`.
+
+Each run teaches a set of concepts in sequence, draws every concept right after its task and after the last one from the
+same noise, and adds a row to benchmarks/results/; what is there is not run again, and a run that was killed goes on.
+MMD is the unsquared one of trainer/metrics, on features of EfficientNet-Lite0. Sheets of pictures are left in
+build/benchmark.
+"""
+
+import argparse
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.plans import PLANS
+from benchmarks.rows import append_row, missing, print_table, read_rows
+from benchmarks.run import Job, Row, run
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def run_job(job: Job) -> tuple[Job, Row]:
+    """One run in a process of its own, so that its peak memory is its own."""
+    return job, run(job)
+
+
+def main() -> None:
+    """Run what is missing, two runs at a time with one thread each."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("plan", choices=PLANS)
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time (default: %(default)s)")
+    args = parser.parse_args()
+    plan, name = PLANS[args.plan]
+    path = RESULTS / f"{name}.csv"
+    jobs = missing(plan(Path("build/benchmark") / name), path)
+    with get_context("spawn").Pool(args.workers, maxtasksperchild=1) as pool:
+        for job, row in tqdm(pool.imap_unordered(run_job, jobs), total=len(jobs), desc=args.plan):
+            append_row(path, job, row)
+    print_table(read_rows(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Which runs make which table. Settings are chosen on the tuning sequence and never on the reported one."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.joint import NAME as JOINT
+from benchmarks.run import Job
+from trainer.cli.demo import TINY_SETTINGS
+from trainer.recipes import RECIPES
+
+SEEDS = (0, 1, 2)
+# Strengths of the penalty; each kind of adapter and of penalty moves on a scale of its own.
+STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0)
+STRENGTHS_OF: dict[str, tuple[float, ...]] = {
+    "c_lora": (0.1, 1.0, 10.0, 100.0, 1000.0),
+    "custom_diffusion_ewc": (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0),
+}
+PENALTY_RECIPES = tuple(name for name, recipe in RECIPES.items() if {"ewc", "c_lora"} & recipe.methods.keys())
+# Learning rates: of those in `tuned_rates`, what learned the tuning concepts best (results/tuning.csv, new_mmd).
+RATES: dict[str, dict[str, float]] = {
+    "custom_diffusion": {"learning_rate": 1e-3},
+    "custom_diffusion_ewc": {"learning_rate": 1e-3},
+    "textual_inversion": {"token_learning_rate": 1.6e-2},
+    "vera": {"learning_rate": 6.4e-2},
+}
+# Strengths: the lowest A_MMD on the tuning sequence among those that still learn (see docs/benchmark.md).
+STRENGTH: dict[str, float] = {}
+
+
+def job(recipe: str, seed: int, concepts: str, folder: Path, adapter: str = "lora", **changes: Any) -> Job:  # noqa: ANN401
+    """A run with the chosen settings of its recipe and adapter, but for `changes`."""
+    rates = RATES.get("vera" if adapter == "vera" else recipe, {})
+    strength = {"penalty_weight": STRENGTH.get(recipe, 10.0) if recipe in PENALTY_RECIPES else 0.0}
+    trained = "lora" if recipe == JOINT else recipe
+    settings = replace(TINY_SETTINGS, **{"recipe": trained, "seed": seed, "adapter": adapter, **strength, **rates, **changes})
+    name = "-".join([recipe, adapter, str(seed), *(f"{k}={v}" for k, v in changes.items())]).replace(".", "_")
+    return Job(recipe, settings, concepts, folder / name)
+
+
+def quick(folder: Path) -> Iterator[Job]:
+    """Three recipes: nothing against forgetting, EWC, EWC that knows the classes."""
+    for seed in SEEDS:
+        for recipe in ("lora", "lora_ewc", "lora_ewc_dc"):
+            yield job(recipe, seed, "reported", folder)
+
+
+def table(folder: Path) -> Iterator[Job]:
+    """Every recipe, the reference of all concepts at once, and VeRA."""
+    for seed in SEEDS:
+        for recipe in (*RECIPES, JOINT):
+            yield job(recipe, seed, "reported", folder)
+        for recipe in ("lora", "lora_ewc", "lora_ewc_dc", "lora_dsc_ewc_dc"):
+            yield job(recipe, seed, "reported", folder, adapter="vera")
+
+
+def front(folder: Path) -> Iterator[Job]:
+    """Every penalty method at every strength."""
+    for seed in SEEDS:
+        for recipe in PENALTY_RECIPES:
+            for weight in STRENGTHS_OF.get(recipe, STRENGTHS):
+                yield job(recipe, seed, "reported", folder, penalty_weight=weight)
+        for weight in STRENGTHS:
+            yield job("lora_ewc_dc", seed, "reported", folder, penalty_weight=weight, fisher_space="update")
+
+
+def tuned_rates(folder: Path) -> Iterator[Job]:
+    """Learning rates of what trains something else than a LoRA."""
+    for rate in (5e-4, 1e-3, 2e-3, 4e-3):
+        yield job("custom_diffusion", 0, "tuning", folder, learning_rate=rate)
+    for rate in (4e-3, 1.6e-2, 6.4e-2):
+        yield job("textual_inversion", 0, "tuning", folder, token_learning_rate=rate)
+    for rate in (1.6e-2, 6.4e-2, 0.25):
+        yield job("lora", 0, "tuning", folder, adapter="vera", learning_rate=rate)
+
+
+def tuned_strengths(folder: Path) -> Iterator[Job]:
+    """Strengths of every penalty method, and what they are measured against."""
+    for recipe in ("lora", "lora_dsc", "merge_and_reinit"):
+        yield job(recipe, 0, "tuning", folder)
+    for recipe in PENALTY_RECIPES:
+        for weight in STRENGTHS_OF.get(recipe, STRENGTHS):
+            yield job(recipe, 0, "tuning", folder, penalty_weight=weight)
+    for weight in STRENGTHS:
+        yield job("lora_ewc_dc", 0, "tuning", folder, penalty_weight=weight, fisher_space="update")
+
+
+# name -> the runs, and the table they go to
+PLANS: dict[str, tuple[Callable[[Path], Iterator[Job]], str]] = {
+    "quick": (quick, "quick"),
+    "table": (table, "table"),
+    "front": (front, "front"),
+    "rates": (tuned_rates, "tuning"),
+    "strengths": (tuned_strengths, "tuning"),
+}

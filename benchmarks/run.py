@@ -1,0 +1,127 @@
+"""One sequence from its first concept to its row in the table, in a process of its own."""
+
+import resource
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.concepts import concepts_of
+from benchmarks.joint import NAME as JOINT
+from benchmarks.joint import drawn_jointly, train_jointly
+from trainer.bases.tiny.base import TinyBase
+from trainer.bases.tiny.weights import fingerprint, weights_folder
+from trainer.cli.demo import square
+from trainer.concept import Concept, prepare
+from trainer.evaluation.dc_accuracy import dc_accuracy
+from trainer.evaluation.pictures import draw_missing, first_and_last_cells, own_artist, read_cell
+from trainer.evaluation.scores import measure, measure_cell
+from trainer.metrics.features.efficientnet import EfficientNetLite0
+from trainer.plots import image_grid
+from trainer.recipes import adapter_name
+from trainer.sequence import ConceptSequence
+from trainer.settings import TrainSettings
+from trainer.teach import teach
+
+IMAGES, SAMPLING_STEPS, IMAGE_SEED, GUIDANCE, TRIALS = 16, 20, 1000, 3.0, 8
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that the table lacks.
+
+    Attributes:
+        recipe: of the settings, or "joint".
+        settings: of every task.
+        concepts: name of the set.
+        work: where the sequence lies while it is made; a run that was killed goes on from what is there.
+    """
+
+    recipe: str
+    settings: TrainSettings
+    concepts: str
+    work: Path
+
+
+def adapter_of(job: Job) -> str:
+    """What the run trains."""
+    return "lora" if job.recipe == JOINT else adapter_name(job.recipe, job.settings.adapter)
+
+
+def run(job: Job) -> Row:
+    """Teach, draw, measure; leaves a sheet of pictures and the last task's log beside the work folder."""
+    torch.set_num_threads(1)
+    concepts = concepts_of(job.concepts)
+    measured = _joint(job, concepts) if job.recipe == JOINT else _in_sequence(job, concepts)
+    shutil.rmtree(job.work, ignore_errors=True)
+    return {
+        "recipe": job.recipe,
+        "adapter": adapter_of(job),
+        "seed": job.settings.seed,
+        "encoder": EfficientNetLite0.name,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **measured,
+    }
+
+
+def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
+    line, seconds = ConceptSequence.create(job.work, TinyBase().fingerprint), 0.0
+    for concept in concepts:
+        start = time.perf_counter()
+        line = teach(TinyBase(), concept, job.settings, line)
+        seconds += time.perf_counter() - start
+    artist = own_artist(TinyBase, IMAGES, IMAGE_SEED, SAMPLING_STEPS, GUIDANCE)
+    last, cells = len(concepts) - 1, first_and_last_cells(len(concepts))
+    draw_missing(line, artist, cells)
+    scores = measure(line, artist, cells, EfficientNetLite0())
+    own_turn = [read_cell(line, artist, j, j) for j in range(last + 1)]
+    at_the_end = [read_cell(line, artist, last, j) for j in range(last + 1)]
+    _sheet(job, concepts, {"right after its task": own_turn, "after the last task": at_the_end})
+    accuracies = dc_accuracy(TinyBase, line, [last], TRIALS).values()
+    state = [path for path in line.folder(line.tasks[-1]).iterdir() if path.suffix == ".safetensors"]
+    norms = job.work.with_suffix(".norms.csv")
+    norms.write_text("\n".join(",".join(map(str, line.log(task)["adapter_norm"])) for task in line.tasks))
+    return {
+        **scores.values,
+        "dc_accuracy": sum(accuracies) / len(accuracies),
+        "seconds_per_task": seconds / len(concepts),
+        "state_bytes": sum(path.stat().st_size for path in state),
+    }
+
+
+def _joint(job: Job, concepts: list[Concept]) -> Row:
+    start = time.perf_counter()
+    base, tokens = train_jointly(concepts, job.settings)
+    seconds = time.perf_counter() - start
+    drawn = [drawn_jointly(base, tokens, c.prompt, IMAGES, IMAGE_SEED, SAMPLING_STEPS) for c in concepts]
+    job.work.parent.mkdir(parents=True, exist_ok=True)
+    _sheet(job, concepts, {"all at once": drawn})
+    encoder = EfficientNetLite0()
+    real = [encoder(prepare(concept, base.resolution)[0]) for concept in concepts]
+    cells = [measure_cell(r, encoder(x), None) for r, x in zip(real, drawn, strict=True)]
+    mean = {name: sum(cell[name] for cell in cells) / len(cells) for name in cells[0]}
+    # One model, one turn: nothing comes after.
+    return {
+        "a_mmd": mean["mmd"],
+        "new_mmd": mean["mmd"],
+        "f_mmd": 0.0,
+        "bwt_mmd": 0.0,
+        "i2i": mean["i2i"],
+        "kid": mean["kid"],
+        "seconds_per_task": seconds / len(concepts),
+    }
+
+
+def _sheet(job: Job, concepts: list[Concept], rows: dict[str, list[Tensor]]) -> None:
+    rows = {"real": [prepare(concept, TinyBase.resolution)[0] for concept in concepts], **rows}
+    grid = [[square(images) for images in row] for row in rows.values()]
+    image_grid(grid, list(rows), [concept.name for concept in concepts]).save(job.work.with_suffix(".png"))
+
+
+def base_name() -> str:
+    """Which weights of the embedded base a row was made with."""
+    return fingerprint(weights_folder())[:12]
