@@ -14,14 +14,9 @@ from tqdm import tqdm
 
 from benchmarks.plans import PLANS
 from benchmarks.rows import append_row, missing, print_table, read_rows
-from benchmarks.run import Job, Row, run
+from benchmarks.run import run_job
 
 RESULTS = Path(__file__).with_name("results")
-
-
-def run_job(job: Job) -> tuple[Job, Row]:
-    """One run in a process of its own, so that its peak memory is its own."""
-    return job, run(job)
 
 
 def main() -> None:

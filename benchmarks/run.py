@@ -14,11 +14,11 @@ from benchmarks.joint import NAME as JOINT
 from benchmarks.joint import drawn_jointly, train_jointly
 from trainer.bases.tiny.base import TinyBase
 from trainer.bases.tiny.weights import fingerprint, weights_folder
-from trainer.cli.demo import square
 from trainer.concept import Concept, prepare
 from trainer.evaluation.dc_accuracy import dc_accuracy
 from trainer.evaluation.pictures import draw_missing, first_and_last_cells, own_artist, read_cell
 from trainer.evaluation.scores import measure, measure_cell
+from trainer.images import mosaic
 from trainer.metrics.features.efficientnet import EfficientNetLite0
 from trainer.plots import image_grid
 from trainer.recipes import adapter_name
@@ -26,7 +26,7 @@ from trainer.sequence import ConceptSequence
 from trainer.settings import TrainSettings
 from trainer.teach import teach
 
-IMAGES, SAMPLING_STEPS, IMAGE_SEED, GUIDANCE, TRIALS = 16, 20, 1000, 3.0, 8
+IMAGES, SAMPLING_STEPS, IMAGE_SEED, GUIDANCE, TRIALS, THUMBNAIL = 16, 20, 1000, 3.0, 8, 192
 Row = dict[str, object]
 
 
@@ -66,6 +66,11 @@ def run(job: Job) -> Row:
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         **measured,
     }
+
+
+def run_job(job: Job) -> tuple[Job, Row]:
+    """The run with its job, for a pool; one process each, so that the peak memory is its own."""
+    return job, run(job)
 
 
 def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
@@ -118,7 +123,7 @@ def _joint(job: Job, concepts: list[Concept]) -> Row:
 
 def _sheet(job: Job, concepts: list[Concept], rows: dict[str, list[Tensor]]) -> None:
     rows = {"real": [prepare(concept, TinyBase.resolution)[0] for concept in concepts], **rows}
-    grid = [[square(images) for images in row] for row in rows.values()]
+    grid = [[mosaic(images, THUMBNAIL) for images in row] for row in rows.values()]
     image_grid(grid, list(rows), [concept.name for concept in concepts]).save(job.work.with_suffix(".png"))
 
 

@@ -3,6 +3,7 @@
 from .advanced_options import TrainOptions
 from .apply_sequence import ApplyConceptSequence
 from .classifier_score import DiffusionClassifierScore
+from .evaluate import EvaluateConceptSequence
 from .load_concept_images import LoadConceptImages
 from .load_sequence import LoadConceptSequence
 from .load_tiny_base import LoadTinyBase
@@ -18,6 +19,7 @@ NODES: list[type] = [
     DiffusionClassifierScore,
     MergeConceptSequence,
     ApplyConceptSequence,
+    EvaluateConceptSequence,
     LoadConceptSequence,
     SaveConceptSequence,
 ]

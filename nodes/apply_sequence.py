@@ -4,9 +4,10 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from ..trainer.bases.comfyui.apply import apply_lora, clip_with_tokens
 from ..trainer.bases.comfyui.base import model_fingerprint
 from ..trainer.sequence import ConceptSequence as Sequence
-from .host import apply_lora, clip_with_tokens, training_mode
+from .host import training_mode
 from .sockets import CATEGORY, ConceptSequence
 
 

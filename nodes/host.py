@@ -1,19 +1,16 @@
-"""What the nodes ask of ComfyUI: folders, progress, the stop button, applying a LoRA."""
+"""What the nodes ask of ComfyUI: folders, progress, the stop button."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
 from comfy import model_management
 from PIL import Image
 
-from ..trainer.bases.comfyui.tokens import with_tokens
-from ..trainer.denoiser import TokenVectors
 from ..trainer.errors import ContinualLoraError
 from ..trainer.sequence import MANIFEST
 
@@ -61,18 +58,6 @@ class Progress:
         if (phase, total) != self._of:
             self._bar, self._of = comfy.utils.ProgressBar(total), (phase, total)
         self._bar.update_absolute(done, total)
-
-
-def apply_lora(model: Any, lora: Mapping[str, torch.Tensor], strength: float) -> Any:
-    """A clone of MODEL with a LoRA in kohya's keys on top."""
-    return comfy.sd.load_lora_for_models(model, None, dict(lora), strength, 0.0)[0]
-
-
-def clip_with_tokens(clip: Any, tokens: Mapping[str, TokenVectors]) -> Any:
-    """A clone of CLIP in whose prompts `<name>` stands for the learned vectors."""
-    clone = clip.clone()
-    clone.tokenizer = with_tokens(clip.tokenizer, tokens)
-    return clone
 
 
 def unused_path(folder: Path, stem: str, content: Callable[[Path], bool]) -> Path:

@@ -7,12 +7,13 @@ from typing import Any
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..trainer.bases.comfyui.apply import apply_lora, clip_with_tokens
 from ..trainer.bases.comfyui.base import model_fingerprint
 from ..trainer.errors import ContinualLoraError
 from ..trainer.merging import MERGE_METHODS
 from ..trainer.merging.lines import merge_sequences
 from ..trainer.sequence import ConceptSequence as Sequence
-from .host import apply_lora, clip_with_tokens, training_mode
+from .host import training_mode
 from .save_sequence import save_tensors
 from .sockets import CATEGORY, ConceptSequence
 

@@ -4,13 +4,14 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from ..trainer.bases.comfyui.apply import apply_lora, clip_with_tokens
 from ..trainer.bases.comfyui.base import ComfyBase
 from ..trainer.concept import Concept as ConceptImages
 from ..trainer.sequence import ConceptSequence as Sequence
 from ..trainer.settings import TrainSettings
 from ..trainer.task import StepRecord
 from ..trainer.teach import teach
-from .host import Progress, apply_lora, clip_with_tokens, sequence_root, training_mode
+from .host import Progress, sequence_root, training_mode
 from .setting_inputs import setting_inputs
 from .sockets import CATEGORY, Concept, ConceptSequence, Options
 

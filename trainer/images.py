@@ -38,6 +38,17 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())
 
 
+def mosaic(images: Tensor, side: int) -> Image.Image:
+    """The first four of [N, 3, H, W] two by two on white, a single one alone, as a picture of `side` pixels."""
+    if len(images) > 1:
+        white = torch.ones(max(0, 4 - len(images)), *images.shape[1:])
+        top, bottom = (torch.cat(list(pair), dim=2) for pair in torch.cat([images, white])[:4].split(2))
+        picture = to_pil(torch.cat([top, bottom], dim=1))
+    else:
+        picture = to_pil(images[0])
+    return picture.resize((side, side), Image.Resampling.LANCZOS)
+
+
 def split_alpha(image: Tensor, alpha: Alpha, background: Color) -> tuple[Tensor, Tensor | None]:
     """[1, 3 or 4, H, W] -> RGB over the background, rgb * a + background * (1 - a), and the mask or None."""
     if len(image) < 4:

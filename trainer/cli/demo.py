@@ -14,7 +14,7 @@ from ..bases.tiny.base import TinyBase
 from ..classifier import Classification, classify
 from ..concept import Concept, load_concept, prepare
 from ..denoiser import Conditioning
-from ..images import to_pil
+from ..images import mosaic
 from ..plots import bar_chart_grid, heat_map, image_grid, line_chart
 from ..report import Code, Figure, Heading, Paragraph, Section, Table, write_report
 from ..sampling import generate
@@ -84,14 +84,8 @@ def _pictures(line: ConceptSequence, concepts: list[Concept]) -> list[Image.Imag
         for concept in concepts:
             known = concept.token in tokens
             prompt = base.encode_prompt(concept.prompt if known else f"photo of a {concept.class_noun}", tokens)
-            squares.append(square(generate(base, prompt, empty, IMAGES, seed=1)))
+            squares.append(mosaic(generate(base, prompt, empty, IMAGES, seed=1), THUMBNAIL))
     return squares
-
-
-def square(images: Tensor) -> Image.Image:
-    """Four images, two by two."""
-    top, bottom = (torch.cat(list(pair), dim=2) for pair in images[:IMAGES].split(2))
-    return to_pil(torch.cat([top, bottom], dim=1)).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
 
 
 class _Scores:
@@ -135,7 +129,7 @@ def _sections(
     scores = _Scores(line, concepts, settings)
     names = [concept.name for concept in concepts]
     rows = [f"after {name}" for name in names]
-    real = [square(prepare(concept, 64)[0][:IMAGES]) for concept in concepts]
+    real = [mosaic(prepare(concept, 64)[0], THUMBNAIL) for concept in concepts]
     rows_of_pictures = [real, *(row for _, row in pictures)]
     grid = image_grid(rows_of_pictures, ["real", *(label for label, _ in pictures)], names, cell=THUMBNAIL)
     logs = {task.concept: _smooth(line.log(task)["loss"]) for task in line.tasks}

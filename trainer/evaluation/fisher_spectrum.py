@@ -5,7 +5,7 @@ Fisher matrix F = 1/N sum g g^T, which are those of the N x N Gram matrix of the
 Source: Jha et al., arXiv 2410.00700 (talk's sanity check 2).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,7 @@ def chosen_layers(names: list[str]) -> list[str]:
 
 
 def fisher_spectrum(
-    task: TrainedTask, settings: TrainSettings, draws: int
+    task: TrainedTask, settings: TrainSettings, draws: int, on_draws: Callable[[int], None] = lambda done: None
 ) -> dict[str, dict[str, Spectrum]]:
     """Objective ("L_den", "L_den + CE") -> layer -> its spectrum.
 
@@ -61,11 +61,11 @@ def fisher_spectrum(
         task: whose Fisher, its adapter live on the denoiser.
         settings: `num_prompts`, `temperature`, `batch_size` and `low_memory` take effect.
         draws: N, samples.
+        on_draws: told how many of the 2 N are done; may raise to stop.
     """
-    return {
-        "L_den": _spectra(EWC(settings, classifier=False), task, draws),
-        "L_den + CE": _spectra(EWC(settings, classifier=True), task, draws),
-    }
+    plain = _spectra(EWC(settings, classifier=False), task, draws, on_draws)
+    with_classes = _spectra(EWC(settings, classifier=True), task, draws, lambda done: on_draws(draws + done))
+    return {"L_den": plain, "L_den + CE": with_classes}
 
 
 def restored_task(denoiser: Denoiser, line: ConceptSequence) -> TrainedTask:
@@ -82,11 +82,14 @@ def restored_task(denoiser: Denoiser, line: ConceptSequence) -> TrainedTask:
     return trained_task(denoiser, adapter, tokens, line.up_to(task.index - 1), task, latents.float())
 
 
-def _spectra(ewc: EWC, task: TrainedTask, draws: int) -> dict[str, Spectrum]:
+def _spectra(ewc: EWC, task: TrainedTask, draws: int, on_draws: Callable[[int], None]) -> dict[str, Spectrum]:
     samples: dict[str, list[Tensor]] = {name: [] for name in chosen_layers(task.adapter.names)}
+    done = 0
     for gradients in ewc.gradients(task, draws):
         for layer, collected in samples.items():
             collected.append(_of_layer(gradients, layer))
+        done += len(collected[-1])
+        on_draws(done)
     return {layer: spectrum(torch.cat(collected)) for layer, collected in samples.items()}
 
 

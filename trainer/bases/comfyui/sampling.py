@@ -1,0 +1,52 @@
+"""Images of a sequence by the host's own sampler."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.sample
+import torch
+from torch import Tensor
+
+from ...evaluation.pictures import Artist
+from ...sequence import ConceptSequence
+from .apply import apply_lora, clip_with_tokens
+
+AT_ONCE = 4  # images in a batch: what fits beside a model on a small GPU
+
+
+def host_artist(
+    model: Any, clip: Any, vae: Any, count: int, seed: int, steps: int, cfg: float, sampler: str, scheduler: str, size: int
+) -> Artist:
+    """Draws as KSampler would, with an empty negative prompt.
+
+    Args:
+        model: MODEL, without the sequence.
+        clip: CLIP.
+        vae: VAE.
+        count: images of each prompt.
+        seed: of the noise, the same for every prompt and every task.
+        steps: of the sampler.
+        cfg: classifier-free guidance.
+        sampler: a name of the host's.
+        scheduler: a name of the host's.
+        size: side in pixels.
+    """
+
+    def draw(line: ConceptSequence, prompts: list[str]) -> Iterator[Tensor]:
+        taught = apply_lora(model, line.lora(line.tasks[-1]), 1.0)
+        text = clip_with_tokens(clip, line.tokens())
+        empty = comfy.sample.fix_empty_latent_channels(taught, torch.zeros(count, 4, size // 8, size // 8))
+        noise = comfy.sample.prepare_noise(empty, seed)
+        negative = text.encode_from_tokens_scheduled(text.tokenize(""))
+        for prompt in prompts:
+            positive = text.encode_from_tokens_scheduled(text.tokenize(prompt))
+            parts = []
+            for own_noise, own_empty in zip(noise.split(AT_ONCE), empty.split(AT_ONCE), strict=True):
+                latents = comfy.sample.sample(
+                    taught, own_noise, steps, cfg, sampler, scheduler, positive, negative, own_empty, seed=seed
+                )
+                parts.append(vae.decode(latents).movedim(-1, 1).float().cpu())
+            yield torch.cat(parts)
+
+    how = {"sampler": f"{sampler}, {scheduler}", "count": count, "seed": seed, "steps": steps, "guidance": cfg}
+    return Artist(draw, {**how, "size": size})

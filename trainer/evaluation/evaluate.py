@@ -1,0 +1,87 @@
+"""A sequence from its folder to its report: what it draws after every task, and what it still knows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..denoiser import Denoiser
+from ..errors import ContinualLoraError
+from ..metrics.features import FeatureEncoder
+from ..sequence import ConceptSequence
+from ..settings import TrainSettings
+from .dc_accuracy import dc_accuracy
+from .fisher_spectrum import Spectrum, fisher_spectrum, restored_task
+from .pictures import Artist, Progress, all_cells, draw_missing
+from .scores import Scores, measure
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was found out about a sequence.
+
+    Attributes:
+        line: the sequence.
+        artist: who drew it.
+        scores: from the images.
+        accuracies: of the diffusion classifier, (i, j) -> 0..1, concept j after task i; empty if not asked for.
+        spectra: objective -> layer -> spectrum of the newest task's Fisher; empty if not asked for.
+    """
+
+    line: ConceptSequence
+    artist: Artist
+    scores: Scores
+    accuracies: dict[tuple[int, int], float]
+    spectra: dict[str, dict[str, Spectrum]]
+
+
+def check_can_be_evaluated(line: ConceptSequence) -> None:
+    """Everything that can be wrong with the sequence, before the first image is drawn.
+
+    Raises:
+        ContinualLoraError: nothing was taught, or the real images of a task are missing.
+    """
+    if not line.head:
+        raise ContinualLoraError(
+            f'"{line.root.name}" should hold at least one concept.', "It holds none.", "Teach one first."
+        )
+    for task in line.tasks:
+        line.images(task)
+
+
+def evaluate(
+    line: ConceptSequence,
+    artist: Artist,
+    encoder: FeatureEncoder,
+    open_base: Callable[[], Denoiser],
+    dc_trials: int,
+    spectrum_draws: int,
+    on_progress: Progress = lambda phase, done, total: None,
+) -> Evaluation:
+    """Draw what is missing, then measure; `on_progress` may raise to stop, what was drawn stays.
+
+    Args:
+        line: at least one task, with its images; see `check_can_be_evaluated`.
+        artist: draws.
+        encoder: turns images into features.
+        open_base: a fresh view of the base, for the diffusion classifier and the Fisher.
+        dc_trials: (time, noise) draws for each image; 0 leaves the accuracies out.
+        spectrum_draws: samples of the Fisher; 0 leaves the spectra out.
+        on_progress: told (phase, done, total).
+    """
+    check_can_be_evaluated(line)
+    tasks = line.tasks
+    cells = all_cells(len(tasks))
+    draw_missing(line, artist, cells, on_progress)
+    scores = measure(line, artist, cells, encoder)
+    accuracies = dc_accuracy(open_base, line, range(len(tasks)), dc_trials, on_progress) if dc_trials else {}
+    spectra = {}
+    if spectrum_draws:
+        # How the task was trained does not matter here, only how its Fisher is drawn.
+        known = {"num_prompts", "temperature", "batch_size"}
+        settings = TrainSettings(**{name: value for name, value in tasks[-1].settings.items() if name in known})
+        spectra = fisher_spectrum(
+            restored_task(open_base(), line),
+            settings,
+            spectrum_draws,
+            on_draws=lambda done: on_progress("spectrum", done, 2 * spectrum_draws),
+        )
+    return Evaluation(line, artist, scores, accuracies, spectra)
