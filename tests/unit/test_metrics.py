@@ -7,7 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from trainer.errors import ContinualLoraError
-from trainer.metrics import a_mmd, bwt_mmd, f_mmd, image_similarity, mmd, mmd_squared, new_mmd
+from trainer.metrics import (
+    a_mmd,
+    bwt_mmd,
+    f_mmd,
+    image_similarity,
+    kid,
+    mmd,
+    mmd_squared,
+    new_mmd,
+    text_similarity,
+)
 from trainer.metrics.features import FeatureEncoder, efficientnet
 from trainer.metrics.features.efficientnet import EfficientNetLite0, preprocess
 
@@ -79,11 +89,71 @@ def test_near_sets_are_told_apart_beyond_single_precision():
     assert 1e-10 < float(mmd_squared(x, y)) < 1e-8
 
 
-@pytest.mark.parametrize("measure", [mmd_squared, mmd, image_similarity])
+@pytest.mark.parametrize("measure", [mmd_squared, mmd, kid, image_similarity])
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((0, 3), (2, 3)), ((2, 3), (0, 3)), ((3,), (2, 3))])
 def test_sets_that_cannot_be_compared_are_refused(measure, shapes):
     with pytest.raises(ContinualLoraError, match=r"one encoder.*The shapes are .*Give at least one image"):
         measure(*(torch.ones(shape) for shape in shapes))
+
+
+# KID
+
+
+def test_kid_by_hand():
+    # Kernels: same 8, orthogonal 1, opposite 0.
+    right, up, left = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([[-1.0, 0.0]])
+    x, y = torch.cat([right, up]), torch.cat([left, up])
+    # The pairs of x: 1; of y: 1; across: mean of (0, 1, 1, 8) = 2.5.
+    assert float(kid(x, y)) == 1 + 1 - 2 * 2.5
+    assert float(kid(torch.cat([right, left]), torch.cat([right, left]))) == 0 + 0 - 2 * 4  # the lowest there is
+    assert float(kid(torch.cat([right, right]), torch.cat([left, left]))) == 8 + 8  # the highest
+
+
+@pytest.mark.parametrize("dim", [6, 300])
+def test_kid_is_torchmetrics_on_features_of_norm_root_d(dim):
+    from torchmetrics.image.kid import poly_mmd
+
+    for seed in range(3):
+        rng = torch.Generator().manual_seed(seed)
+        x, y = features(rng, 9, dim=dim), features(rng, 9, shift=0.1, dim=dim)
+        theirs = poly_mmd(x.double() * dim**0.5, y.double() * dim**0.5, degree=3, gamma=None, coef=1.0)
+        assert float(kid(x, y)) == pytest.approx(float(theirs), abs=1e-6)  # x is fp32 and so not quite of norm 1
+        assert float(kid(5 * x, y)) == pytest.approx(float(kid(x, y)), abs=1e-6)
+
+
+def test_kid_of_subsets_is_a_mean_that_the_seed_decides():
+    rng = torch.Generator().manual_seed(0)
+    x, y = features(rng, 12), features(rng, 7, shift=0.5)
+    settings = {"subset_size": 5, "num_subsets": 20}
+    assert float(kid(x, y, seed=1, **settings)) == float(kid(x, y, seed=1, **settings))
+    assert float(kid(x, y, seed=1, **settings)) != float(kid(x, y, seed=2, **settings))
+    assert float(kid(x, y, seed=1)) == float(kid(x, y, seed=1, subset_size=7))
+    # Unbiased: the mean over many subsets of two is the estimate from all pairs.
+    whole = kid(x[:7], y)
+    assert float(kid(x[:7], y, subset_size=2, num_subsets=4000)) == pytest.approx(float(whole), abs=0.15)
+
+
+def test_kid_leaves_the_global_generator_alone():
+    rng = torch.Generator().manual_seed(0)
+    state = torch.get_rng_state()
+    kid(features(rng, 4), features(rng, 3))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("counts", "settings"),
+    [
+        ((1, 5), {}),
+        ((5, 1), {}),
+        ((5, 5), {"subset_size": 1}),
+        ((5, 4), {"subset_size": 5}),
+        ((5, 4), {"num_subsets": 0}),
+    ],
+)
+def test_kid_of_too_few_images_is_refused(counts, settings):
+    rng = torch.Generator().manual_seed(0)
+    with pytest.raises(ContinualLoraError, match=r"at least 2 images.*There are \d and \d images.*Give at least 2"):
+        kid(*(features(rng, count) for count in counts), **settings)
 
 
 # Similarity
@@ -102,6 +172,23 @@ def test_image_similarity_at_its_ends():
     x = torch.tensor([[0.6, 0.8]])
     assert float(image_similarity(x, 5 * x)) == pytest.approx(100)
     assert float(image_similarity(x, -x)) == pytest.approx(-100)
+
+
+def test_text_similarity_is_the_mean_cosine_to_the_prompt():
+    prompt, generated = torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, -4.0]])
+    assert float(text_similarity(prompt, generated)) == pytest.approx(100 * (0.6 + 0.8 - 1) / 3)
+    assert float(text_similarity(prompt[None], generated)) == float(text_similarity(prompt, generated))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (0, 3), (), (1, 1, 3)])
+def test_text_similarity_takes_one_prompt(shape):
+    with pytest.raises(ContinualLoraError, match=r"one prompt.*The shape is .*Compare the images of each prompt"):
+        text_similarity(torch.ones(shape), torch.ones(2, 3))
+
+
+def test_text_similarity_wants_one_encoder():
+    with pytest.raises(ContinualLoraError, match="one encoder"):
+        text_similarity(torch.ones(3), torch.ones(2, 4))
 
 
 # A sequence of concepts

@@ -1,4 +1,4 @@
-"""Image features: the contract of an encoder, one file for each encoder."""
+"""Features of images and prompts: the contracts of the encoders, one file for each encoder."""
 
 from typing import Protocol
 
@@ -18,6 +18,14 @@ class FeatureEncoder(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in 0..1 to features [B, D] of L2 norm 1."""
+        ...
+
+
+class TextImageEncoder(FeatureEncoder, Protocol):
+    """An encoder of prompts too: the cosine of a prompt and an image says how well they fit."""
+
+    def encode_text(self, prompt: str) -> Tensor:
+        """A prompt to a feature [D] of L2 norm 1."""
         ...
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import ContinualLoraError
+from .resize import squeeze
 
 _IMAGE_SIZE = 224
 _BATCH_SIZE = 32
@@ -28,9 +29,7 @@ def preprocess(images: Tensor) -> Tensor:
     Returns:
         [B, 3, 224, 224], about -1..1.
     """
-    size = (_IMAGE_SIZE, _IMAGE_SIZE)
-    resized = F.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
-    return (resized.clamp(0, 1) - _MEAN) / _STD
+    return (squeeze(images, (_IMAGE_SIZE, _IMAGE_SIZE)) - _MEAN) / _STD
 
 
 class EfficientNetLite0:
