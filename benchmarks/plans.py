@@ -34,7 +34,9 @@ def job(recipe: str, seed: int, concepts: str, folder: Path, adapter: str = "lor
     rates = RATES.get("vera" if adapter == "vera" else recipe, {})
     strength = {"penalty_weight": STRENGTH.get(recipe, 10.0) if recipe in PENALTY_RECIPES else 0.0}
     trained = "lora" if recipe == JOINT else recipe
-    settings = replace(TINY_SETTINGS, **{"recipe": trained, "seed": seed, "adapter": adapter, **strength, **rates, **changes})
+    settings = replace(
+        TINY_SETTINGS, **{"recipe": trained, "seed": seed, "adapter": adapter, **strength, **rates, **changes}
+    )
     name = "-".join([recipe, adapter, str(seed), *(f"{k}={v}" for k, v in changes.items())]).replace(".", "_")
     return Job(recipe, settings, concepts, folder / name)
 

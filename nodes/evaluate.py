@@ -76,7 +76,7 @@ class EvaluateConceptSequence(io.ComfyNode):
                     "open_clip_weights",
                     default="",
                     tooltip="A .safetensors file of an open_clip model, or a tag of one that is in the local Hugging "
-                    "Face cache. Empty: EfficientNet-Lite0, or CLIP_VISION where it is connected. Nothing is downloaded.",
+                    "Face cache. Empty takes EfficientNet-Lite0. Nothing is downloaded; CLIP_VISION comes first.",
                 ),
                 io.String.Input(
                     "open_clip_architecture", default="ViT-B-32", tooltip="Of these weights, as open_clip names it."
@@ -87,7 +87,9 @@ class EvaluateConceptSequence(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="contact_sheet", tooltip="Rows: after each task. Columns: concepts."),
-                io.Image.Output(display_name="heat_map", tooltip="Distance to the real images, the same rows and columns."),
+                io.Image.Output(
+                    display_name="heat_map", tooltip="Distance to the real images, the same rows and columns."
+                ),
                 io.Image.Output(display_name="curves", tooltip="The same as lines; a rising one is being forgotten."),
                 io.String.Output(display_name="table", tooltip="All figures, as Markdown."),
             ],

@@ -10,6 +10,7 @@ COMMANDS = {
     "train": (commands.add_train, commands.run_train, "teach one concept"),
     "generate": (commands.add_generate, commands.run_generate, "make images with a sequence"),
     "score": (commands.add_score, commands.run_score, "classify images by the model's own denoising error"),
+    "evaluate": (commands.add_evaluate, commands.run_evaluate, "draw, measure and report what a sequence remembers"),
     "merge": (commands.add_merge, commands.run_merge, "merge sequences, or tasks of one, into a LoRA file"),
     "demo": (demo.add_demo, demo.run_demo, "teach three bundled concepts and write a report"),
 }

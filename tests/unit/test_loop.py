@@ -10,9 +10,9 @@ from trainer.adapters.lora import LoraAdapter
 from trainer.denoiser import Conditioning
 from trainer.errors import ContinualLoraError
 from trainer.loop import TrainState, train_concept, uses_bf16
-from trainer.schedule import schedule_factor
 from trainer.losses.denoising import NoisedBatch
 from trainer.methods.method import Method
+from trainer.schedule import schedule_factor
 from trainer.task import StepRecord, step_rng
 
 LATENTS = torch.tensor([[0.5, -1.0], [1.5, 0.25], [-0.75, 2.0]]).view(3, 1, 1, 2)

@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from ..bases.tiny.base import TinyBase
 from ..denoiser import Denoiser
 from ..errors import ContinualLoraError
+from ..evaluation.pictures import Artist, own_artist
 from ..recipes import RECIPES
 from ..settings import TrainSettings
 from ..task import StepRecord
@@ -48,6 +50,30 @@ def open_base(arguments: argparse.Namespace) -> Denoiser:
     """A fresh view of the chosen base."""
     if arguments.checkpoint is None:
         return TinyBase()
+    loaded = _load(arguments)
+    from ..bases.comfyui.base import ComfyBase
+
+    return ComfyBase(*loaded)
+
+
+def base_and_artist(arguments: argparse.Namespace) -> tuple[Callable[[], Denoiser], Artist]:
+    """What opens a fresh view of the chosen base, and who draws with it: the host, or on the embedded base ourselves.
+
+    The checkpoint is loaded once.
+    """
+    count, seed, steps, guidance = arguments.count, arguments.seed, arguments.steps, arguments.guidance
+    if arguments.checkpoint is None:
+        return TinyBase, own_artist(TinyBase, count, seed, steps, guidance, arguments.size)
+    loaded = _load(arguments)
+    from ..bases.comfyui.base import ComfyBase
+    from ..bases.comfyui.sampling import host_artist
+
+    size = arguments.size or ComfyBase(*loaded).resolution
+    artist = host_artist(*loaded, count, seed, steps, guidance, arguments.sampler, arguments.scheduler, size)
+    return lambda: ComfyBase(*loaded), artist
+
+
+def _load(arguments: argparse.Namespace) -> tuple[object, object, object]:
     if arguments.comfyui is None:
         raise ContinualLoraError(
             'A checkpoint is loaded by ComfyUI, so "--checkpoint" goes with "--comfyui".',
@@ -56,10 +82,7 @@ def open_base(arguments: argparse.Namespace) -> Denoiser:
         )
     from ..bases.comfyui.checkpoint import load_checkpoint
 
-    loaded = load_checkpoint(arguments.comfyui, arguments.checkpoint)
-    from ..bases.comfyui.base import ComfyBase
-
-    return ComfyBase(*loaded)
+    return load_checkpoint(arguments.comfyui, arguments.checkpoint)
 
 
 class Bar:

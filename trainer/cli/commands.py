@@ -1,4 +1,4 @@
-"""train, generate, score, merge."""
+"""train, generate, score, evaluate, merge."""
 
 import argparse
 import sys
@@ -10,14 +10,19 @@ from ..apply import apply_sequence
 from ..classifier import candidate_prompts, classify
 from ..concept import TEMPLATE, load_concept, prepare
 from ..denoiser import Denoiser, TokenVectors
+from ..evaluation.evaluate import check_can_be_evaluated, evaluate
+from ..evaluation.report import markdown_table, write_evaluation
 from ..files import write_tensors
 from ..images import to_pil
 from ..merging import MERGE_METHODS
 from ..merging.lines import merge_sequences
+from ..metrics.features import FeatureEncoder
+from ..metrics.features.efficientnet import EfficientNetLite0
+from ..metrics.features.open_clip import OpenClip
 from ..sampling import generate
 from ..sequence import ConceptSequence
 from ..teach import teach
-from .arguments import Bar, add_base_arguments, add_settings_arguments, open_base, settings_of
+from .arguments import Bar, add_base_arguments, add_settings_arguments, base_and_artist, open_base, settings_of
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +141,47 @@ def run_score(arguments: argparse.Namespace) -> None:
             f"{text}: {p:.3f}" for text, p in zip(candidates, result.scores[:, index].tolist(), strict=True)
         )
         print(f"image {index + 1}: {candidates[best]}  ({scores})")
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """What a sequence remembers."""
+    parser.add_argument("sequence", type=Path, help="folder of the sequence")
+    parser.add_argument("--count", type=int, default=8, help="images of each concept, 2 or more (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=0, help="side in pixels (default: the base's own)")
+    parser.add_argument("--sampler", default="ddim", help="of ComfyUI, with --checkpoint (default: %(default)s)")
+    parser.add_argument("--scheduler", default="normal", help="of ComfyUI, with --checkpoint (default: %(default)s)")
+    parser.add_argument(
+        "--dc-trials", type=int, default=8, help="draws of the diffusion classifier, 0 leaves it out (default: 8)"
+    )
+    parser.add_argument(
+        "--spectrum-draws", type=int, default=64, help="samples of the Fisher, 0 leaves it out (default: 64)"
+    )
+    parser.add_argument(
+        "--open-clip",
+        default="",
+        help="compare by CLIP: a .safetensors file, or a tag in the local cache (default: EfficientNet-Lite0)",
+    )
+    parser.add_argument("--architecture", default="ViT-B-32", help="of --open-clip (default: %(default)s)")
+    add_base_arguments(parser)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Draw, measure, write the report; what is on disk is not drawn again."""
+    line = ConceptSequence.open(arguments.sequence)
+    check_can_be_evaluated(line)
+    clip = arguments.open_clip
+    encoder: FeatureEncoder = OpenClip(clip, arguments.architecture) if clip else EfficientNetLite0()
+    open_view, artist = base_and_artist(arguments)
+    line.check_base(open_view().fingerprint)
+    with Bar() as bar:
+        trials, draws = arguments.dc_trials, arguments.spectrum_draws
+        evaluation = evaluate(line, artist, encoder, open_view, trials, draws, bar.show)
+    folder = write_evaluation(evaluation)
+    print(markdown_table(evaluation))
+    print(f"Report: {(folder / 'report.html').resolve()}")
 
 
 def add_merge(parser: argparse.ArgumentParser) -> None:

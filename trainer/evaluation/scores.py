@@ -44,9 +44,7 @@ class Scores:
         return [[self.cells.get((i, j), {}).get(metric) for j in range(num_tasks)] for i in range(num_tasks)]
 
 
-def measure(
-    line: ConceptSequence, artist: Artist, cells: list[tuple[int, int]], encoder: FeatureEncoder
-) -> Scores:
+def measure(line: ConceptSequence, artist: Artist, cells: list[tuple[int, int]], encoder: FeatureEncoder) -> Scores:
     """Measure drawn cells.
 
     Args:

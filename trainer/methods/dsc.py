@@ -69,7 +69,9 @@ class DSC(Method):
             if penalty is not None:
                 penalty.backward()
             torch.nn.utils.clip_grad_norm_(adapter.parameters.values(), settings.gradient_clip)
-            optimizer.param_groups[0]["lr"] = settings.learning_rate * schedule_factor(step, total, 0, settings.schedule)
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * schedule_factor(
+                step, total, 0, settings.schedule
+            )
             optimizer.step()
             held = 0.0 if penalty is None else penalty.item()
             yield StepRecord("consolidate", step + 1, total, float(errors[0].mean()), held, values)

@@ -15,7 +15,16 @@ AT_ONCE = 4  # images in a batch: what fits beside a model on a small GPU
 
 
 def host_artist(
-    model: Any, clip: Any, vae: Any, count: int, seed: int, steps: int, cfg: float, sampler: str, scheduler: str, size: int
+    model: Any,
+    clip: Any,
+    vae: Any,
+    count: int,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler: str,
+    scheduler: str,
+    size: int,
 ) -> Artist:
     """Draws as KSampler would, with an empty negative prompt.
 
@@ -32,6 +41,7 @@ def host_artist(
         size: side in pixels.
     """
 
+    @torch.no_grad()
     def draw(line: ConceptSequence, prompts: list[str]) -> Iterator[Tensor]:
         taught = apply_lora(model, line.lora(line.tasks[-1]), 1.0)
         text = clip_with_tokens(clip, line.tokens())

@@ -1,6 +1,6 @@
 """Features of images and prompts: the contracts of the encoders, one file for each encoder."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ class FeatureEncoder(Protocol):
         ...
 
 
+@runtime_checkable
 class TextImageEncoder(FeatureEncoder, Protocol):
     """An encoder of prompts too: the cosine of a prompt and an image says how well they fit."""
 
