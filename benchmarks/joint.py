@@ -57,9 +57,9 @@ def train_jointly(concepts: list[Concept], settings: TrainSettings) -> tuple[Tin
 
 
 def drawn_jointly(
-    base: TinyBase, tokens: dict[str, TokenVectors], prompt: str, count: int, seed: int, steps: int
+    base: TinyBase, tokens: dict[str, TokenVectors], prompt: str, count: int, seed: int, steps: int, guidance: float
 ) -> Tensor:
     """Images of a concept, [count, 3, 64, 64]."""
     with torch.no_grad():
         empty = base.encode_prompt("", tokens)
-        return generate(base, base.encode_prompt(prompt, tokens), empty, count, seed, steps)
+        return generate(base, base.encode_prompt(prompt, tokens), empty, count, seed, steps, guidance)

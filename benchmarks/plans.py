@@ -11,6 +11,8 @@ from trainer.cli.demo import TINY_SETTINGS
 from trainer.recipes import RECIPES
 
 SEEDS = (0, 1, 2)
+# Of those in `guidances`, the one at which the tuning concepts were drawn best (results/tuning.csv, new_mmd).
+GUIDANCE = 2.0
 # Strengths of the penalty; each kind of adapter and of penalty moves on a scale of its own.
 STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0)
 STRENGTHS_OF: dict[str, tuple[float, ...]] = {
@@ -29,7 +31,15 @@ RATES: dict[str, dict[str, float]] = {
 STRENGTH: dict[str, float] = {}
 
 
-def job(recipe: str, seed: int, concepts: str, folder: Path, adapter: str = "lora", **changes: Any) -> Job:  # noqa: ANN401
+def job(
+    recipe: str,
+    seed: int,
+    concepts: str,
+    folder: Path,
+    adapter: str = "lora",
+    guidance: float = GUIDANCE,
+    **changes: Any,
+) -> Job:  # noqa: ANN401
     """A run with the chosen settings of its recipe and adapter, but for `changes`."""
     rates = RATES.get("vera" if adapter == "vera" else recipe, {})
     strength = {"penalty_weight": STRENGTH.get(recipe, 10.0) if recipe in PENALTY_RECIPES else 0.0}
@@ -37,8 +47,10 @@ def job(recipe: str, seed: int, concepts: str, folder: Path, adapter: str = "lor
     settings = replace(
         TINY_SETTINGS, **{"recipe": trained, "seed": seed, "adapter": adapter, **strength, **rates, **changes}
     )
-    name = "-".join([recipe, adapter, str(seed), *(f"{k}={v}" for k, v in changes.items())]).replace(".", "_")
-    return Job(recipe, settings, concepts, folder / name)
+    name = "-".join([recipe, adapter, str(seed), str(guidance), *(f"{k}={v}" for k, v in changes.items())]).replace(
+        ".", "_"
+    )
+    return Job(recipe, settings, concepts, folder / name, guidance)
 
 
 def quick(folder: Path) -> Iterator[Job]:
@@ -67,6 +79,12 @@ def front(folder: Path) -> Iterator[Job]:
             yield job("lora_ewc_dc", seed, "reported", folder, penalty_weight=weight, fisher_space="update")
 
 
+def guidances(folder: Path) -> Iterator[Job]:
+    """How strongly the prompt is followed in drawing; training does not know of it."""
+    for guidance in (1.0, 1.5, 2.0, 3.0, 5.0):
+        yield job("lora_ewc", 0, "tuning", folder, guidance=guidance)
+
+
 def tuned_rates(folder: Path) -> Iterator[Job]:
     """Learning rates of what trains something else than a LoRA."""
     for rate in (5e-4, 1e-3, 2e-3, 4e-3):
@@ -93,6 +111,7 @@ PLANS: dict[str, tuple[Callable[[Path], Iterator[Job]], str]] = {
     "quick": (quick, "quick"),
     "table": (table, "table"),
     "front": (front, "front"),
+    "guidance": (guidances, "tuning"),
     "rates": (tuned_rates, "tuning"),
     "strengths": (tuned_strengths, "tuning"),
 }

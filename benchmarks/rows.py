@@ -12,7 +12,8 @@ from trainer.cli.demo import TINY_SETTINGS
 
 METRICS = ("a_mmd", "f_mmd", "bwt_mmd", "i2i", "new_mmd", "kid", "t2i", "dc_accuracy")
 COSTS = ("seconds_per_task", "peak_mb", "state_bytes")
-COLUMNS = ("recipe", "adapter", "seed", "encoder", *METRICS, *COSTS, "settings", "base")
+KEYS = ("recipe", "adapter", "seed", "settings", "guidance", "base")
+COLUMNS = ("recipe", "adapter", "seed", "encoder", *METRICS, *COSTS, "settings", "guidance", "base")
 
 
 def settings_text(job: Job) -> str:
@@ -24,7 +25,7 @@ def settings_text(job: Job) -> str:
 
 def key_of(job: Job) -> tuple[str, ...]:
     """What makes a row the same run as another."""
-    return (job.recipe, adapter_of(job), str(job.settings.seed), settings_text(job), base_name())
+    return (job.recipe, adapter_of(job), str(job.settings.seed), settings_text(job), str(job.guidance), base_name())
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -39,7 +40,7 @@ def append_row(path: Path, job: Job, row: Row) -> None:
     """Add a finished run."""
     new = not path.exists()
     path.parent.mkdir(exist_ok=True)
-    full = {**row, "settings": settings_text(job), "base": base_name()}
+    full = {**row, "settings": settings_text(job), "guidance": job.guidance, "base": base_name()}
     with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         if new:
@@ -49,20 +50,20 @@ def append_row(path: Path, job: Job, row: Row) -> None:
 
 def missing(jobs: Iterable[Job], path: Path) -> list[Job]:
     """The jobs whose rows are not in the table."""
-    done = {tuple(row[name] for name in ("recipe", "adapter", "seed", "settings", "base")) for row in read_rows(path)}
+    done = {tuple(row[name] for name in KEYS) for row in read_rows(path)}
     return [job for job in jobs if key_of(job) not in done]
 
 
 def print_table(rows: list[dict[str, str]]) -> None:
     """Mean and standard deviation over the seeds, one line for each recipe, adapter and settings."""
-    groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
-        groups.setdefault((row["recipe"], row["adapter"], row["settings"]), []).append(row)
-    print(f"| recipe | adapter | settings | seeds | {' | '.join((*METRICS, *COSTS))} |")
-    print("|---" * (len(METRICS) + len(COSTS) + 4) + "|")
-    for (recipe, adapter, settings), group in groups.items():
+        groups.setdefault(tuple(row[name] for name in ("recipe", "adapter", "settings", "guidance")), []).append(row)
+    print(f"| recipe | adapter | settings | guidance | seeds | {' | '.join((*METRICS, *COSTS))} |")
+    print("|---" * (len(METRICS) + len(COSTS) + 5) + "|")
+    for named, group in groups.items():
         cells = [mean_and_spread(group, name) for name in (*METRICS, *COSTS)]
-        print(f"| {recipe} | {adapter} | {settings} | {len(group)} | {' | '.join(cells)} |")
+        print(f"| {' | '.join(named)} | {len(group)} | {' | '.join(cells)} |")
 
 
 def mean_and_spread(group: list[dict[str, str]], name: str) -> str:

@@ -26,7 +26,7 @@ from trainer.sequence import ConceptSequence
 from trainer.settings import TrainSettings
 from trainer.teach import teach
 
-IMAGES, SAMPLING_STEPS, IMAGE_SEED, GUIDANCE, TRIALS, THUMBNAIL = 16, 20, 1000, 3.0, 8, 192
+IMAGES, SAMPLING_STEPS, IMAGE_SEED, TRIALS, THUMBNAIL = 16, 20, 1000, 8, 192
 Row = dict[str, object]
 
 
@@ -39,12 +39,14 @@ class Job:
         settings: of every task.
         concepts: name of the set.
         work: where the sequence lies while it is made; a run that was killed goes on from what is there.
+        guidance: classifier-free guidance of the images.
     """
 
     recipe: str
     settings: TrainSettings
     concepts: str
     work: Path
+    guidance: float
 
 
 def adapter_of(job: Job) -> str:
@@ -79,7 +81,7 @@ def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
         start = time.perf_counter()
         line = teach(TinyBase(), concept, job.settings, line)
         seconds += time.perf_counter() - start
-    artist = own_artist(TinyBase, IMAGES, IMAGE_SEED, SAMPLING_STEPS, GUIDANCE)
+    artist = own_artist(TinyBase, IMAGES, IMAGE_SEED, SAMPLING_STEPS, job.guidance)
     last, cells = len(concepts) - 1, first_and_last_cells(len(concepts))
     draw_missing(line, artist, cells)
     scores = measure(line, artist, cells, EfficientNetLite0())
@@ -102,7 +104,10 @@ def _joint(job: Job, concepts: list[Concept]) -> Row:
     start = time.perf_counter()
     base, tokens = train_jointly(concepts, job.settings)
     seconds = time.perf_counter() - start
-    drawn = [drawn_jointly(base, tokens, c.prompt, IMAGES, IMAGE_SEED, SAMPLING_STEPS) for c in concepts]
+    drawn = [
+        drawn_jointly(base, tokens, concept.prompt, IMAGES, IMAGE_SEED, SAMPLING_STEPS, job.guidance)
+        for concept in concepts
+    ]
     job.work.parent.mkdir(parents=True, exist_ok=True)
     _sheet(job, concepts, {"all at once": drawn})
     encoder = EfficientNetLite0()
