@@ -38,8 +38,8 @@ def job(
     folder: Path,
     adapter: str = "lora",
     guidance: float = GUIDANCE,
-    **changes: Any,
-) -> Job:  # noqa: ANN401
+    **changes: Any,  # noqa: ANN401
+) -> Job:
     """A run with the chosen settings of its recipe and adapter, but for `changes`."""
     rates = RATES.get("vera" if adapter == "vera" else recipe, {})
     strength = {"penalty_weight": STRENGTH.get(recipe, 10.0) if recipe in PENALTY_RECIPES else 0.0}
