@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import trainer
-from tests.toy import ToyBase, toy_settings, trained_task
+from tests.toy import ToyBase, toy_concept, toy_settings, trained_task
 from trainer.methods import METHODS
 from trainer.methods.method import Method
 from trainer.recipes import RECIPES
@@ -158,6 +158,73 @@ def test_a_file_dropped_in_is_offered(copied_package):
     recipes.RECIPES["composed"] = recipes.Recipe("A new composition.", {"brand_new": {}, "ewc": {"classifier": True}})
     settings = importlib.import_module("copied_trainer.settings").TrainSettings(recipe="composed")
     assert list(recipes.build_methods(settings)) == ["brand_new", "ewc"]
+
+
+# All that a person writes to add a method: this file, and one entry in recipes.py.
+PULL = """
+from torch import Tensor
+
+from ..adapters.adapter import Adapter
+from ..task import StepRecord, TrainedTask
+from .method import Method
+
+NAME = "pull"
+
+
+class Pull(Method):
+    \"\"\"Pulls theta to 0 once a concept has been taught, and counts the concepts.\"\"\"
+
+    taught = 0
+
+    @property
+    def uses(self):
+        return {"penalty_weight"}
+
+    def penalty(self, adapter: Adapter) -> Tensor | None:
+        if not self.taught:
+            return None
+        squares = [value.square().sum() for value in adapter.parameters.values()]
+        return self.settings.penalty_weight * sum(squares)
+
+    def end_task(self, task: TrainedTask):
+        self.taught += 1
+        yield StepRecord("pull", 1, 1, 0.0, values={"taught": float(self.taught)})
+
+    def state_dict(self):
+        import torch
+
+        return {"taught": torch.tensor(self.taught)}
+
+    def load_state_dict(self, state):
+        self.taught = int(state["taught"])
+
+
+METHOD = Pull
+"""
+ENTRY = """
+RECIPES["lora_pull"] = Recipe("LoRA, pulled to zero.", {"pull": {}})
+"""
+
+
+def test_one_file_and_one_line_are_a_recipe_that_trains(copied_package, tmp_path):
+    (copied_package / "methods" / "pull.py").write_text(PULL, encoding="utf-8")
+    recipes = copied_package / "recipes.py"
+    recipes.write_text(recipes.read_text(encoding="utf-8") + ENTRY, encoding="utf-8")
+    own = {name: importlib.import_module(f"copied_trainer.{name}") for name in ("teach", "sequence", "settings")}
+    base = ToyBase()
+    line = own["sequence"].ConceptSequence.create(tmp_path / "pets", base.fingerprint)
+    few = {"steps": 3, "rank": 2, "learning_rate": 0.05, "recipe": "lora_pull"}
+    for word in ("fox", "cat", "dog"):
+        settings = own["settings"].TrainSettings(**few, penalty_weight=0.5)
+        line = own["teach"].teach(ToyBase(base.original), toy_concept(word), settings, line)
+    first, second, third = line.tasks
+    assert [task.values["taught"] for task in line.tasks] == [1, 2, 3] and third.recipe == "lora_pull"
+    assert line.log(first)["penalty"] == [0, 0, 0]
+    # At the first step of a task theta is as the last one left it.
+    lora = line.files(second)["lora"].items()
+    squares = sum(float(value.square().sum()) for key, value in lora if not key.endswith("alpha"))
+    assert line.log(third)["penalty"][0] == pytest.approx(0.5 * squares, rel=1e-5)
+    assert importlib.import_module("copied_trainer.recipes").settings_by_recipe()["penalty_weight"][-1] == "lora_pull"
 
 
 def test_two_files_of_one_name_stop_the_import_with_a_sentence(copied_package):
