@@ -148,13 +148,12 @@ def concept_from_batch(
     return _make(sources, [""] * len(images), name=name, token=token, class_noun=class_noun, template=template)
 
 
-def prepare(concept: Concept, resolution: int, flip: bool = False) -> tuple[Tensor, Tensor | None]:
+def prepare(concept: Concept, resolution: int) -> tuple[Tensor, Tensor | None]:
     """Bring every image to the base's size: the short side is fitted, the middle is kept.
 
     Args:
         concept: its images may have any size.
         resolution: R, the side of the square.
-        flip: append a mirrored copy of each; whoever goes on repeats `concept.prompts` likewise.
 
     Returns:
         Images [N, 3, R, R] in 0..1, and masks [N, 1, R, R] in 0..1 or None if no image has one.
@@ -171,9 +170,6 @@ def prepare(concept: Concept, resolution: int, flip: bool = False) -> tuple[Tens
                     "It is fully transparent after the crop to a square.",
                     'Remove the image, crop it yourself, or set "alpha" to "composite".',
                 )
-    if flip:
-        images = torch.cat([images, images.flip(-1)])
-        masks = None if masks is None else torch.cat([masks, masks.flip(-1)])
     return images, masks
 
 

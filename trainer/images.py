@@ -75,6 +75,10 @@ def shrink(image: Tensor) -> Tensor:
 
 def fit(image: Tensor, resolution: int) -> Tensor:
     """[C, H, W] -> [C, R, R]: the short side is fitted, the middle is kept."""
-    resized = _resize(image, resolution)
-    top, left = ((side - resolution) // 2 for side in resized.shape[-2:])
-    return resized[:, top : top + resolution, left : left + resolution]
+    return crop_middle(_resize(image, resolution), resolution)
+
+
+def crop_middle(image: Tensor, side: int) -> Tensor:
+    """[C, H, W] -> [C, side, side]; H and W are at least `side`."""
+    top, left = ((length - side) // 2 for length in image.shape[-2:])
+    return image[:, top : top + side, left : left + side]

@@ -10,6 +10,7 @@ from .denoiser import Conditioning, Denoiser, TokenVectors
 from .errors import ContinualLoraError
 from .losses.denoising import draw_batch
 from .methods.method import Method
+from .prior import Prior
 from .schedule import schedule_factor
 from .settings import TrainSettings
 from .task import StepRecord, step_rng
@@ -87,6 +88,7 @@ def train_concept(
     methods: Iterable[Method],
     settings: TrainSettings,
     seed: str,
+    prior: Prior | None = None,
 ) -> Iterator[StepRecord]:
     """Train until `settings.steps`; `state.whole` says whether an exception came between two steps or inside one.
 
@@ -99,6 +101,7 @@ def train_concept(
         methods: add their penalties.
         settings: steps, batch size, schedule, clipping.
         seed: of the task, "<seed>/<index>".
+        prior: pictures of the class noun; their error on as many as the batch is added to the loss.
     """
     bf16 = uses_bf16(settings.mixed_precision, denoiser.device)
     while state.step < settings.steps:
@@ -107,6 +110,8 @@ def train_concept(
         batch = draw_batch(denoiser, latents, masks, indices, rng)
         with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=bf16):
             loss = batch.error(encode(indices)).mean()
+            if prior is not None:
+                loss = loss + prior.error(denoiser, settings.batch_size, rng)
         added = total_penalty(methods, state.adapter)
         penalty = loss.new_zeros(()) if added is None else added
         if not torch.isfinite(loss + penalty):

@@ -67,6 +67,20 @@ class TrainSettings:
         advanced=True,
     )
     flip: bool = setting(False, "Also train on the mirrored images.", advanced=True)
+    rescale: bool = setting(
+        False,
+        "Also train on smaller and on enlarged copies of the images, whose prompts say so (Custom Diffusion's "
+        "augmentation).",
+        advanced=True,
+    )
+    prior_images: int = setting(
+        0,
+        "Images of the class noun that the base draws before the training; each step also trains on as many of them "
+        "as on the concept, so that the class stays.",
+        minimum=0,
+        maximum=1000,
+        advanced=True,
+    )
     mixed_precision: str = setting(
         "auto",
         "Number format of the training passes; auto takes bf16 where the device computes in it natively.",

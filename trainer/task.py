@@ -22,10 +22,10 @@ class StepRecord:
     """One step of any phase.
 
     Attributes:
-        phase: "train", or the method's own word ("consolidate", "fisher").
+        phase: "prior" while the base draws, "train", or the method's own word ("consolidate", "fisher").
         step: 1..total.
         total: steps of this phase.
-        loss: mean denoising error of the batch.
+        loss: mean denoising error of the batch, with prior images plus theirs; 0 while the base draws them.
         penalty: what the methods added to it.
         values: further figures to log, by name.
     """

@@ -12,12 +12,14 @@ from .adapters import ADAPTERS
 from .adapters.adapter import Adapter
 from .adapters.layers import cross_attention_layers
 from .apply import tokens_on
+from .augment import Pool, training_pool
 from .concept import Concept, prepare
 from .denoiser import Conditioning, Denoiser, TokenVectors
 from .errors import ContinualLoraError
 from .files import write_tensors
 from .loop import TrainState, total_penalty, train_concept
 from .metadata import lora_metadata
+from .prior import Prior, draw_prior
 from .recipes import adapter_name, build_methods
 from .sequence import ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
@@ -124,12 +126,12 @@ def teach(
     task = task_record(sequence, concept, settings)
     if done := sequence.find(task.key):
         return done
-    training = _Training(denoiser, concept, settings, sequence, task)
+    training = _Training(denoiser, concept, settings, sequence, task, on_step)
     partial = sequence.partial_path(task.key)
     if partial.exists():
         training.state.load_state_dict(load_file(partial))
     try:
-        return training.commit(training.run(on_step))
+        return training.commit(training.run())
     except BaseException:
         if training.state.whole:  # else the last checkpoint stays what the training goes on from
             write_tensors(partial, training.state.state_dict())
@@ -193,13 +195,20 @@ class _Training:
         settings: TrainSettings,
         sequence: ConceptSequence,
         task: TaskRecord,
+        on_step: Callable[[StepRecord], None],
     ) -> None:
         self.denoiser, self.concept, self.settings = denoiser, concept, settings
-        self.sequence, self.task = sequence, task
+        self.sequence, self.task, self.on_step = sequence, task, on_step
         self.seed = task_seed(task)
         rng = step_rng(self.seed, "initialize", 0)
         kind = ADAPTERS[adapter_name(settings.recipe, settings.adapter)]
         adapter = kind(denoiser.unet, settings.rank, settings.effective_alpha, rng)
+        resolution = settings.resolution or denoiser.resolution
+        rng = step_rng(self.seed, "rescale", 0)
+        pool = training_pool(concept, resolution, settings.flip, settings.rescale, rng)
+        self.prompts, self.num_plain = pool.prompts, pool.num_plain
+        self.latents, self.masks = _encode_images(denoiser, pool)
+        self.prior = self._draw_prior()  # before the adapter goes on from the earlier tasks: it adds nothing yet
         self.methods = build_methods(settings)
         # Also what this recipe's methods have no use for: a later task may take it up again.
         self.carried = sequence.method_state() if sequence.head else {}
@@ -211,19 +220,26 @@ class _Training:
                 )
         self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings)
         self.earlier_tokens = tokens_on(denoiser.device, sequence)
-        self.latents, self.masks = _encode_images(denoiser, concept, settings)
 
-    def run(self, on_step: Callable[[StepRecord], None]) -> dict[str, float]:
+    def run(self) -> dict[str, float]:
         """All phases of the task; returns the last value of every figure that was reported."""
         state, methods, settings = self.state, self.methods.values(), self.settings
         partial = self.sequence.partial_path(self.task.key)
         for method in methods:
             method.begin_task(state.adapter)
         steps = train_concept(
-            self.denoiser, self.latents, self.masks, self._prompt_encoder(), state, methods, settings, self.seed
+            self.denoiser,
+            self.latents,
+            self.masks,
+            self._prompt_encoder(),
+            state,
+            methods,
+            settings,
+            self.seed,
+            self.prior,
         )
         for record in steps:
-            on_step(record)
+            self.on_step(record)
             if record.step % settings.checkpoint_every == 0 or record.step == record.total:
                 write_tensors(partial, state.state_dict())
         state.whole = False  # a consolidation that is interrupted starts over from the state at the last step
@@ -232,7 +248,7 @@ class _Training:
         for phase in ("consolidate", "end_task"):
             for method in methods:
                 for record in getattr(method, phase)(trained):
-                    on_step(record)
+                    self.on_step(record)
                     reports |= record.values
         return reports
 
@@ -257,27 +273,36 @@ class _Training:
         images, _ = prepare(self.concept, self.settings.resolution or self.denoiser.resolution)
         return self.sequence.commit(record, tensors, metadata, log, images)
 
+    def _draw_prior(self) -> Prior | None:
+        settings = self.settings
+        if settings.prior_images == 0:
+            return None
+        shape, noun = self.latents.shape[1:], self.concept.class_noun
+        return draw_prior(
+            self.denoiser, noun, settings.prior_images, shape, settings.batch_size, self.seed, self.on_step
+        )
+
     def _trained_task(self) -> TrainedTask:
         tokens = {**self.earlier_tokens, self.concept.token: self.state.frozen_token()}
+        plain = slice(self.num_plain)  # the concept's own prompt does not fit copies of another size
         return trained_task(
             self.denoiser,
             self.state.adapter,
             tokens,
             self.sequence,
             self.task,
-            latents=self.latents,
-            masks=self.masks,
+            latents=self.latents[plain],
+            masks=None if self.masks is None else self.masks[plain],
             penalty=lambda: total_penalty(self.methods.values(), self.state.adapter),
         )
 
     def _prompt_encoder(self) -> Callable[[Tensor], Conditioning]:
         """Prompts of images by index; encoded once and for all where the token is frozen, else once a step."""
-        prompts = self.concept.prompts * (2 if self.settings.flip else 1)
         tokens: dict[str, TokenVectors] = {**self.earlier_tokens, self.concept.token: {**self.state.token}}
         frozen: dict[str, Conditioning] = {}
 
         def encode(indices: Tensor) -> Conditioning:
-            chosen = [prompts[i] for i in indices.tolist()]
+            chosen = [self.prompts[i] for i in indices.tolist()]
             known = frozen if self.settings.token_learning_rate == 0 else {}
             for text in dict.fromkeys(chosen):
                 if text not in known:
@@ -287,11 +312,10 @@ class _Training:
         return encode
 
 
-def _encode_images(denoiser: Denoiser, concept: Concept, settings: TrainSettings) -> tuple[Tensor, Tensor | None]:
+def _encode_images(denoiser: Denoiser, pool: Pool) -> tuple[Tensor, Tensor | None]:
     """Latents [N, C, h, w] and masks [N, 1, h, w], once for the whole task."""
-    images, masks = prepare(concept, settings.resolution or denoiser.resolution, flip=settings.flip)
     with torch.no_grad():
-        latents = torch.cat([denoiser.encode_images(image[None].to(denoiser.device)) for image in images]).float()
-    if masks is not None:
-        masks = F.interpolate(masks, latents.shape[-2:], mode="area").to(latents.device)
-    return latents, masks
+        latents = torch.cat([denoiser.encode_images(image[None].to(denoiser.device)) for image in pool.images]).float()
+    if pool.masks is None:
+        return latents, None
+    return latents, F.interpolate(pool.masks, latents.shape[-2:], mode="area").to(latents.device)

@@ -224,13 +224,6 @@ def test_small_images_are_enlarged_within_range():
     assert images.min() >= 0 and images.max() <= 1
 
 
-def test_flips_are_exact_and_appended():
-    images, masks = prepare(concept_from_batch(torch.rand(3, 16, 24, 4), **WORDS, alpha="mask"), 16, flip=True)
-    assert images.shape == (6, 3, 16, 16) and masks.shape == (6, 1, 16, 16)
-    assert torch.equal(images[3:], images[:3].flip(-1))
-    assert torch.equal(masks[3:], masks[:3].flip(-1))
-
-
 def test_mask_is_cropped_with_its_image_and_missing_ones_count_everywhere(tmp_path):
     pixels = np.full((16, 24, 4), 255, np.uint8)
     pixels[:, 5, 3] = 0  # column 5 of 24 is column 1 after 4 are cut off

@@ -64,6 +64,20 @@ def test_an_unchanged_task_is_not_trained_again(pets):
     assert again == pets and base.passes == 0 and files_below(pets.root) == before
 
 
+def test_a_sequence_from_before_a_setting_was_there_is_gone_on_from(pets, tmp_path):
+    add(pets, "dog")
+    reference, fresh = files_below(pets.root / "tasks"), ConceptSequence(tmp_path / "old", BASE)
+    add(add(fresh, "fox"), "cat")
+    manifest = json.loads((fresh.root / "manifest.json").read_text())
+    for task in manifest["tasks"].values():
+        del task["settings"]["rescale"], task["settings"]["prior_images"]
+    (fresh.root / "manifest.json").write_text(json.dumps(manifest))
+    older = ConceptSequence.open(fresh.root)
+    assert older.tasks[1].rank == 2 and len(older.lora(older.tasks[1])) and set(older.tokens()) == {"fox", "cat"}
+    add(older, "dog")
+    assert files_below(fresh.root / "tasks") == reference
+
+
 @pytest.mark.parametrize("changed", [{"seed": 7}, {"steps": 5}, {"learning_rate": 0.01}])
 def test_a_changed_earlier_task_makes_a_branch_and_keeps_the_old_line(pets, changed):
     before = files_below(pets.root / "tasks")

@@ -1,0 +1,76 @@
+"""Prior preservation: what the base draws for the class noun stays in the loss, so that the class stays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .denoiser import Conditioning, Denoiser
+from .losses.denoising import draw_batch
+from .sampling import sample
+from .task import StepRecord, step_rng
+
+PHASE = "prior"
+
+
+def prior_prompt(class_noun: str) -> str:
+    """What the base is asked to draw."""
+    return f"photo of a {class_noun.strip()}"
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Pictures of the class noun.
+
+    Attributes:
+        latents: x_0 as the base drew them, [N, C, h, w].
+        prompt: of the class noun.
+    """
+
+    latents: Tensor
+    prompt: Conditioning
+
+    def error(self, denoiser: Denoiser, count: int, rng: torch.Generator) -> Tensor:
+        """Mean denoising error of `count` of them drawn from `rng` with their times and noise, a scalar.
+
+        Source: Ruiz et al., arXiv 2208.12242, eq. 2, the second term with lambda = 1.
+        """
+        indices = torch.randint(len(self.latents), (count,), generator=rng)
+        return draw_batch(denoiser, self.latents, None, indices, rng).error(self.prompt).mean()
+
+
+def draw_prior(
+    denoiser: Denoiser,
+    class_noun: str,
+    count: int,
+    shape: torch.Size,
+    batch_size: int,
+    seed: str,
+    on_step: Callable[[StepRecord], None],
+) -> Prior:
+    """Let the base draw its class noun.
+
+    Source: Ruiz et al., arXiv 2208.12242, section 3.2. Ours: by DDIM, as everywhere in this package, under a prompt
+    that begins as the concept's does.
+
+    Args:
+        denoiser: the base, with no adapter or one that adds nothing yet.
+        class_noun: what kind of thing the concept is.
+        count: N, >= 1.
+        shape: of a latent, [C, h, w].
+        batch_size: how many are drawn at a time.
+        seed: of the task; the same seed draws the same pictures, so a resumed training needs no copy of them.
+        on_step: told after every sampling step; may raise to stop.
+    """
+    with torch.no_grad():
+        prompt, empty = denoiser.encode_prompt(prior_prompt(class_noun), {}), denoiser.encode_prompt("", {})
+    parts = torch.randn(count, *shape, generator=step_rng(seed, PHASE, 0)).split(batch_size)
+
+    def drawn(index: int, noise: Tensor) -> Tensor:
+        def report(done: int, total: int) -> None:
+            on_step(StepRecord(PHASE, index * total + done, len(parts) * total, loss=0.0))
+
+        return sample(denoiser, prompt, empty, noise.to(denoiser.device), on_step=report)
+
+    return Prior(torch.cat([drawn(index, noise) for index, noise in enumerate(parts)]), prompt)
