@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test comfyui benchmark-quick tiny-base clean
+.PHONY: demo test comfyui benchmark benchmark-quick tiny-base clean
 
 $(READY): requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,8 +24,13 @@ test: $(READY) comfyui
 comfyui: $(READY)
 	$(BIN)/python -m scripts.comfyui build/comfyui
 
+# A quarter of an hour on two cores.
 benchmark-quick: $(READY)
-	$(BIN)/python -m benchmarks.quick
+	$(BIN)/python -m benchmarks quick
+
+# Hours on two cores; goes on where it was stopped.
+benchmark: $(READY)
+	$(BIN)/python -m benchmarks table
 
 # Hours on two cores; goes on from build/tiny_base when it is run again. NODE_MODULES holds the emoji packages.
 tiny-base: $(READY)

@@ -258,3 +258,60 @@ def test_shared_model_is_as_it_was_after_training(client: Client, server: Server
     run(client, prompt)
     drawn(12)  # so that 11 is not answered from the cache
     assert drawn(11) == before
+
+
+def evaluation_of(prompt: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The same graph with Evaluate Concept Sequence behind the last training, and no other output."""
+    (base,) = of_kind(prompt, "ContinualLoRA_LoadTinyBase") or of_kind(prompt, "CheckpointLoaderSimple")
+    kept = ("ContinualLoRA_Load", "ContinualLoRA_Train", "CheckpointLoader")
+    graph = {number: node for number, node in prompt.items() if node["class_type"].startswith(kept)}
+    inputs = {"model": [base, 0], "clip": [base, 1], "vae": [base, 2], "images": 2, "seed": 3, "steps": 2, "cfg": 2.0}
+    inputs |= {"sequence": [of_kind(prompt, "ContinualLoRA_Train")[-1], 0], "dc_trials": 2, "spectrum_draws": 4}
+    inputs |= {"sampler_name": "ddim", "scheduler": "normal", "resolution": 64, "open_clip_weights": ""}
+    inputs |= {"open_clip_architecture": "ViT-B-32", **changes}
+    graph["evaluate"] = {"class_type": "ContinualLoRA_EvaluateSequence", "inputs": inputs}
+    for number, output in enumerate(("sheet", "heat map", "curves")):
+        shown = {"images": ["evaluate", number]}
+        graph[output] = {"class_type": "PreviewImage", "inputs": shown}
+    return graph
+
+
+def test_evaluation_draws_once_and_reports(client: Client, server: Server) -> None:
+    start, prompt = len(server.log), shortened(load(client, "quickstart_cpu"), "judged")
+    done = run(client, evaluation_of(prompt))
+    report = Path(done.outputs["evaluate"]["text"][0])
+    page = report.read_text(encoding="utf-8")
+    assert "EfficientNet-Lite0" in page and "L_den + CE" in page and "tell its concepts apart" in page
+    sizes = [picture(client, done.outputs[name]["images"][0]).size for name in ("sheet", "heat map", "curves")]
+    assert sizes[0][0] > 2 * 192 and sizes[0][1] > 3 * 192 and all(min(size) > 50 for size in sizes)
+    rows = (report.parent / "table.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + 3  # fox after fox, both after sunflower
+    drawn = {p: p.stat().st_mtime_ns for p in (report.parents[2]).rglob("0*.png")}
+    assert len(drawn) == 3 * 2
+    client.free()
+    run(client, evaluation_of(prompt, dc_trials=0, spectrum_draws=0))
+    assert {p: p.stat().st_mtime_ns for p in report.parents[2].rglob("0*.png")} == drawn
+    assert complaints(server, start) == []
+
+
+def test_an_evaluation_draws_what_ksampler_draws(client: Client, server: Server) -> None:
+    """With the model after the last task: the pictures on disk are those of the core's own nodes."""
+    prompt = shortened(load(client, "quickstart_cpu"), "drawn")
+    done = run(client, evaluation_of(prompt, dc_trials=0, spectrum_draws=0))
+    folder = Path(done.outputs["evaluate"]["text"][0]).parents[2]
+    sampler = of_kind(prompt, "KSampler")[0]
+    prompt[sampler]["inputs"] |= {"seed": 3, "steps": 2, "cfg": 2.0, "sampler_name": "ddim", "scheduler": "normal"}
+    for number in of_kind(prompt, "EmptyLatentImage"):
+        prompt[number]["inputs"]["batch_size"] = 2
+    core = run(client, prompt).outputs[of_kind(prompt, "SaveImage")[0]]["images"]
+    (cell,) = (path for path in folder.glob("02-*/01-my-fox-*") if path.is_dir())
+    for ours, theirs in zip(sorted(cell.glob("*.png")), core, strict=True):
+        pair = [torch.tensor(list(p.tobytes()), dtype=torch.int) for p in (Image.open(ours), picture(client, theirs))]
+        assert (pair[0] - pair[1]).abs().max() <= 1
+
+
+def test_evaluation_on_a_checkpoint(client: Client, server: Server, sd15_checkpoint: str) -> None:
+    start = len(server.log)
+    prompt = shortened(load(client, "sequential_concepts_sd15"), "judged sd", sd15_checkpoint)
+    done = run(client, evaluation_of(prompt))
+    assert Path(done.outputs["evaluate"]["text"][0]).is_file() and complaints(server, start) == []

@@ -276,7 +276,7 @@ def test_tiny_base_page_agrees_with_the_lists():
 
 def test_node_ids_are_unique_literals_with_our_prefix():
     ids = [node.id for node in NODES]
-    assert len(ids) == len(set(ids)) == 9
+    assert len(ids) == len(set(ids)) == 10
     assert all(id_.startswith(PREFIX) for id_ in ids)  # a name that is no literal would be None
 
 
@@ -312,7 +312,7 @@ def test_web_directory_holds_the_help_pages():
 
 
 def test_archive_leaves_out_what_is_not_needed_to_run():
-    for name in ("tests/toy.py", "benchmarks/quick.py", "scripts/comfyui.py"):
+    for name in ("tests/toy.py", "benchmarks/run.py", "scripts/comfyui.py"):
         assert ignored(ROOT / name), name
     for name in ("__init__.py", "nodes/train.py", "trainer/loop.py", "js/docs/x.md", "workflows/x.json", "LICENSE"):
         assert not ignored(ROOT / name), name

@@ -86,7 +86,8 @@ def write_evaluation(evaluation: Evaluation) -> Path:
         The folder, below the sequence's `evaluation/reports`.
     """
     line, encoder = evaluation.line, evaluation.scores.encoder
-    which = digest({"encoder": encoder, **evaluation.artist.how})[:12]
+    parts = {"encoder": encoder, "classifier": bool(evaluation.accuracies), "spectrum": bool(evaluation.spectra)}
+    which = digest({**parts, **evaluation.artist.how})[:12]
     folder = line.root / "evaluation" / "reports" / f"{line.tasks[-1].folder}-{which}"
     folder.mkdir(parents=True, exist_ok=True)
     table = io.StringIO()
