@@ -6,8 +6,13 @@ from pathlib import Path
 from trainer.cli.demo import SAMPLES, load_sample
 from trainer.concept import Concept
 
-# Six are reported on; settings are chosen on six others.
-SETS: dict[str, Path] = {"reported": SAMPLES, "tuning": Path(__file__).with_name("tuning_concepts")}
+# Six are reported on; settings are chosen on six others. The last two are made by scripts, see docs/benchmark.md.
+SETS: dict[str, Path] = {
+    "reported": SAMPLES,
+    "tuning": Path(__file__).with_name("tuning_concepts"),
+    "photos": Path("build/photos"),
+    "long": Path("build/long"),
+}
 
 
 def concepts_of(name: str) -> list[Concept]:

@@ -79,10 +79,23 @@ def front(folder: Path) -> Iterator[Job]:
             yield job("lora_ewc_dc", seed, "reported", folder, penalty_weight=weight, fisher_space="update")
 
 
+def photos(folder: Path) -> Iterator[Job]:
+    """Every recipe on eight photographed things, to see whether it was the drawings."""
+    for seed in SEEDS:
+        for recipe in (*RECIPES, JOINT):
+            yield job(recipe, seed, "photos", folder)
+
+
+def long(folder: Path) -> Iterator[Job]:
+    """Fifty concepts."""
+    for recipe in ("lora", "c_lora", "lora_ewc_dc", "lora_dsc_ewc_dc"):
+        yield job(recipe, 0, "long", folder)
+
+
 def guidances(folder: Path) -> Iterator[Job]:
     """How strongly the prompt is followed in drawing; training does not know of it."""
     for guidance in (1.0, 1.5, 2.0, 3.0, 5.0):
-        yield job("lora_ewc", 0, "tuning", folder, guidance=guidance)
+        yield job("lora_ewc", 0, "tuning", folder, guidance=guidance, penalty_weight=10.0)
 
 
 def tuned_rates(folder: Path) -> Iterator[Job]:
@@ -111,6 +124,8 @@ PLANS: dict[str, tuple[Callable[[Path], Iterator[Job]], str]] = {
     "quick": (quick, "quick"),
     "table": (table, "table"),
     "front": (front, "front"),
+    "photos": (photos, "photos"),
+    "long": (long, "long"),
     "guidance": (guidances, "tuning"),
     "rates": (tuned_rates, "tuning"),
     "strengths": (tuned_strengths, "tuning"),

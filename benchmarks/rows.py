@@ -25,7 +25,12 @@ def settings_text(job: Job) -> str:
 
 def key_of(job: Job) -> tuple[str, ...]:
     """What makes a row the same run as another."""
-    return (job.recipe, adapter_of(job), str(job.settings.seed), settings_text(job), str(job.guidance), base_name())
+    return (job.recipe, adapter_of(job), str(job.settings.seed), settings_text(job), f"{job.guidance:.6g}", base_name())
+
+
+def key_of_row(row: dict[str, str]) -> tuple[str, ...]:
+    """The same of a finished run."""
+    return tuple(row[name] for name in KEYS)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -50,7 +55,7 @@ def append_row(path: Path, job: Job, row: Row) -> None:
 
 def missing(jobs: Iterable[Job], path: Path) -> list[Job]:
     """The jobs whose rows are not in the table."""
-    done = {tuple(row[name] for name in KEYS) for row in read_rows(path)}
+    done = {key_of_row(row) for row in read_rows(path)}
     return [job for job in jobs if key_of(job) not in done]
 
 

@@ -1,6 +1,7 @@
 """Write the bundled sample concepts: held-out subjects, one drawing in each style, with their attribution.
 
-Six are shipped and reported on; six others, below benchmarks/, serve only to choose settings.
+Six are shipped and reported on; six others, below benchmarks/, serve only to choose settings. With `--long`, fifty go
+to build/long instead, for `python -m benchmarks long`; the six for choosing are not among them.
 """
 
 import argparse
@@ -42,6 +43,7 @@ SOURCES: dict[str, tuple[str, str, str, str]] = {
         "microsoft/fluentui-emoji and lobehub/fluent-emoji on GitHub",
     ),
 }
+LONG, NUM_LONG = Path("build/long"), 50
 HEAD = """# Where the sample images come from
 
 Each picture is one drawing of an emoji, rendered at 256 x 256 pixels on white; nothing else was changed. The file name
@@ -84,23 +86,42 @@ def attribution(node_modules: Path) -> str:
 
 
 def write_samples(node_modules: Path, out: Path, subjects: dict[str, set[str]]) -> None:
-    """Render the subjects into `out/<name>/<style>.png`, and write `samples.json` and `ATTRIBUTION.md`."""
+    """Render the subjects into `out/<name>/<style>.png`, and write `samples.json` and `ATTRIBUTION.md`.
+
+    Blanks in a name become dashes.
+    """
     grid, nouns = EmojiGrid(node_modules), {name: noun for noun, name in concept_names("held_out")}
     for name, dropped in subjects.items():
-        (out / name).mkdir(parents=True, exist_ok=True)
+        folder = out / name.replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
         for style in SOURCES:
             if style not in dropped:
-                grid.render(style, name).save(out / name / f"{style}.png", optimize=True)
-    listed = {name: nouns[name] for name in subjects}
+                grid.render(style, name).save(folder / f"{style}.png", optimize=True)
+    listed = {name.replace(" ", "-"): nouns[name] for name in subjects}
     (out / "samples.json").write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
     (out / "ATTRIBUTION.md").write_text(attribution(node_modules), encoding="utf-8")
+
+
+def long_subjects() -> dict[str, set[str]]:
+    """Fifty held-out subjects in every style, class nouns in turn so that neighbors differ."""
+    by_noun: dict[str, list[str]] = {}
+    for noun, name in concept_names("held_out"):
+        if name not in TUNING_SUBJECTS:
+            by_noun.setdefault(noun, []).append(name)
+    longest = max(map(len, by_noun.values()))
+    turns = [names[turn] for turn in range(longest) for names in by_noun.values() if turn < len(names)]
+    return {name: set() for name in turns[:NUM_LONG]}
 
 
 def main() -> None:
     """Parse the arguments and write everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--node-modules", type=Path, required=True, help="where npm put the emoji packages")
+    parser.add_argument("--long", action="store_true", help="fifty subjects into build/long, and nothing else")
     args = parser.parse_args()
+    if args.long:
+        write_samples(args.node_modules, LONG, long_subjects())
+        return
     write_samples(args.node_modules, Path("trainer/bases/tiny/samples"), SUBJECTS)
     write_samples(args.node_modules, Path("benchmarks/tuning_concepts"), TUNING_SUBJECTS)
 

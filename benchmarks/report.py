@@ -1,0 +1,135 @@
+"""What the tables say, as Markdown and figures: `python -m benchmarks.report` writes docs/benchmark/."""
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+from benchmarks.plans import PLANS
+from benchmarks.rows import COSTS, METRICS, key_of, key_of_row, mean_and_spread, read_rows
+
+DOCS = Path(__file__).parents[1] / "docs" / "benchmark"
+RESULTS = Path(__file__).with_name("results")
+Rows = list[dict[str, str]]
+NAMES = ("recipe", "adapter", "settings")
+
+# Jha et al., CustomConcept, 6 tasks, 3 seeds: I2I, T2I, KID e3, A_MMD e3, F_MMD, BwT. Their columns are not on one
+# scale, so that only orders can be compared.
+AUTHORS: dict[str, tuple[float, float, float, float, float, float]] = {
+    "textual_inversion": (60.74, 22.86, 205.69, 185.74, 0, 0),
+    "custom_diffusion": (69.53, 22.55, 179.4, 121.89, 0.62, -273.41),
+    "custom_diffusion_ewc": (69.44, 22.58, 177.99, 121.02, 0.506, -245.7),
+    "lora": (61.30, 22.97, 203.11, 176.38, 0.052, -118.56),
+    "c_lora": (64.89, 23.07, 173.8, 117.2, 0.034, -107.47),
+    "lora_ewc": (73.19, 22.15, 156.91, 105.07, 0.008, -99.34),
+    "lora_ewc_dc": (73.41, 22.97, 154.25, 102.81, 0.00052, -102.53),
+    "lora_dsc": (73.36, 22.57, 187.2, 198.45, 0.049, -105.79),
+    "lora_dsc_ewc": (72.92, 22.89, 143.92, 98.0, 0.02, -94.63),
+    "lora_dsc_ewc_dc": (73.17, 22.84, 140.18, 94.1, 0.003, -92.44),
+}
+# column of AUTHORS -> our metric, and whether more is better
+COMPARED: dict[int, tuple[str, bool]] = {
+    0: ("i2i", True),
+    2: ("kid", False),
+    3: ("a_mmd", False),
+    4: ("f_mmd", False),
+    5: ("bwt_mmd", True),
+}
+
+
+def planned(plan: str) -> Rows:
+    """The rows of a plan's runs, in its order; a run that was not made is left out."""
+    function, table = PLANS[plan]
+    made = {key_of_row(row): row for row in read_rows(RESULTS / f"{table}.csv")}
+    return [made[key_of(job)] for job in function(Path()) if key_of(job) in made]
+
+
+def results_table(rows: Rows) -> str:
+    """A line for each recipe, adapter and setting: mean and standard deviation over the seeds."""
+    names = (*METRICS, *COSTS)
+    lines = [f"| recipe | adapter | settings | seeds | {' | '.join(names)} |", "|---" * (len(names) + 4) + "|"]
+    for group in grouped(rows, lambda row: tuple(row[name] for name in NAMES)).values():
+        cells = [mean_and_spread(group, name) for name in names]
+        lines.append(f"| {' | '.join(group[0][name] for name in NAMES)} | {len(group)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def agreement_table(rows: Rows) -> str:
+    """For each metric of the authors: in how many pairs of recipes ours are in the same order.
+
+    A pair counts as decided here if the means differ by more than the sum of both standard deviations.
+    """
+    groups = grouped([row for row in rows if row["adapter"] != "vera"], lambda row: row["recipe"])
+    known = [recipe for recipe in AUTHORS if recipe in groups]
+    lines = ["| metric | the same order | the other order | not decided | which are the other way |", "|---" * 5 + "|"]
+    for column, (metric, _) in COMPARED.items():
+        same, undecided, other = 0, 0, []
+        for one, two in itertools.combinations(known, 2):
+            (a, spread_a), (b, spread_b) = (_mean_spread(groups[recipe], metric) for recipe in (one, two))
+            theirs = AUTHORS[one][column] - AUTHORS[two][column]
+            if abs(a - b) <= spread_a + spread_b or theirs == 0:
+                undecided += 1
+            elif (a - b) * theirs > 0:
+                same += 1
+            else:
+                other.append(f"{one}/{two}")
+        lines.append(f"| {metric} | {same} | {len(other)} | {undecided} | {', '.join(other)} |")
+    return "\n".join(lines)
+
+
+def draw_front(rows: Rows, path: Path) -> None:
+    """Stability against plasticity: a line for each penalty method, a point for each strength.
+
+    Bars are standard deviations over the seeds. A method is better where its line lies lower.
+    """
+    mpl.rcParams["svg.hashsalt"] = "front"
+    figure, axes = plt.subplots(figsize=(8, 5.5))
+    lines = grouped(rows, lambda row: f"{row['recipe']}{' (update)' if 'fisher_space' in row['settings'] else ''}")
+    for number, (name, group) in enumerate(lines.items()):
+        points = grouped(group, lambda row: row["settings"]).values()
+        at = [(_mean_spread(point, "new_mmd"), _mean_spread(point, "f_mmd")) for point in points]
+        (x, dx), (y, dy) = ([[value[k] for value in side] for k in (0, 1)] for side in zip(*at, strict=True))
+        axes.errorbar(x, y, yerr=dy, xerr=dx, label=name, marker="o", capsize=2, linewidth=1, color=f"C{number}")
+    axes.set_xlabel("new concepts right after their task: MMD to the real images (lower learns more)")
+    axes.set_ylabel("forgetting: F_MMD (lower keeps more)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def grouped(rows: Rows, key: Callable[[dict[str, str]], object]) -> dict[object, Rows]:
+    """Rows by a key, in the order in which it comes up."""
+    groups: dict[object, Rows] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _mean_spread(group: Iterable[dict[str, str]], name: str) -> tuple[float, float]:
+    values = [float(row[name]) for row in group]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def main() -> None:
+    """Write what the tables that are there have to say."""
+    DOCS.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for plan in ("quick", "table", "photos", "long"):
+        if rows := planned(plan):
+            parts += [f"## {plan}", results_table(rows)]
+    if rows := planned("table"):
+        parts += ["## The order of the recipes against the authors'", agreement_table(rows)]
+    if rows := planned("front"):
+        draw_front(rows, DOCS / "front.png")
+        parts += ["## front", "![Forgetting against learning](front.png)", results_table(rows)]
+    (DOCS / "tables.md").write_text("# Benchmark tables\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
+    print(DOCS / "tables.md")
+
+
+if __name__ == "__main__":
+    main()
