@@ -1,4 +1,4 @@
-"""Make the photographic subject set: cut-outs of Tux Paint stamps, five views of each, for `python -m benchmarks photos`.
+"""Make the photographic set of `python -m benchmarks photos`: cut-outs of Tux Paint stamps, five views of each.
 
 The stamps are real photographs with transparency that the embedded base has never seen. They come with Debian's
 package `tuxpaint-stamps-default` (GPL-2; not bundled here):

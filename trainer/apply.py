@@ -34,7 +34,7 @@ def attach(denoiser: Denoiser, sequence: ConceptSequence) -> tuple[Adapter, dict
     newest = sequence.tasks[-1]
     kind = ADAPTERS[adapter_name(newest.recipe, newest.adapter)]
     adapter = kind(denoiser.unet, newest.rank, newest.alpha, torch.Generator().manual_seed(0))
-    adapter.go_on_from(sequence.files(newest))
+    adapter.go_on_from(sequence.adapter_files(newest))
     return adapter, tokens_on(denoiser.device, sequence)
 
 

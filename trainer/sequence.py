@@ -30,6 +30,7 @@ from .images import decode
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+METHODS_STEM = "methods"
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,10 @@ class ConceptSequence:
         """Where a task's files are."""
         return self.root / "tasks" / task.folder
 
-    def files(self, task: TaskRecord) -> dict[str, dict[str, Tensor]]:
-        """Every tensor file directly in a task's folder, by its stem."""
-        return {path.stem: load_file(path) for path in sorted(self.folder(task).glob("*.safetensors"))}
+    def adapter_files(self, task: TaskRecord) -> dict[str, dict[str, Tensor]]:
+        """What a task's adapter wrote, by the stem of the file: all in its folder but what the methods carry."""
+        files = sorted(self.folder(task).glob("*.safetensors"))
+        return {path.stem: load_file(path) for path in files if path.stem != METHODS_STEM}
 
     def lora(self, task: TaskRecord) -> dict[str, Tensor]:
         """What ComfyUI's LoraLoader puts on the model after a task; empty where only tokens were taught."""
@@ -188,7 +190,7 @@ class ConceptSequence:
 
     def method_state(self) -> dict[str, Tensor]:
         """What the methods carry from the newest task."""
-        path = self.folder(self.tasks[-1]) / "methods.safetensors"
+        path = self.folder(self.tasks[-1]) / f"{METHODS_STEM}.safetensors"
         return load_file(path) if path.exists() else {}
 
     def log(self, task: TaskRecord) -> dict[str, list[float]]:

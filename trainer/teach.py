@@ -21,7 +21,7 @@ from .loop import TrainState, total_penalty, train_concept
 from .metadata import lora_metadata
 from .prior import Prior, draw_prior
 from .recipes import adapter_name, build_methods
-from .sequence import ConceptSequence, TaskRecord, digest
+from .sequence import METHODS_STEM, ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
 from .task import StepRecord, TrainedTask, step_rng
 
@@ -179,7 +179,7 @@ def trained_task(
         prompt=prompt(task.prompt),
         earlier_prompts=[prompt(record.prompt) for record in before],
         adapter=adapter,
-        earlier_adapter=lambda j: adapter.state_of(earlier.files(before[j])),
+        earlier_adapter=lambda j: adapter.state_of(earlier.adapter_files(before[j])),
         penalty=penalty,
         seed=task_seed(task),
     )
@@ -213,7 +213,7 @@ class _Training:
         # Also what this recipe's methods have no use for: a later task may take it up again.
         self.carried = sequence.method_state() if sequence.head else {}
         if sequence.head:
-            adapter.go_on_from(sequence.files(sequence.tasks[-1]))
+            adapter.go_on_from(sequence.adapter_files(sequence.tasks[-1]))
             for name, method in self.methods.items():
                 method.load_state_dict(
                     {k.removeprefix(f"{name}."): v for k, v in self.carried.items() if k.startswith(f"{name}.")}
@@ -260,7 +260,7 @@ class _Training:
             f"embeddings/{task.token}": {
                 encoder: vector[None].cpu() for encoder, vector in state.frozen_token().items()
             },
-            "methods": {
+            METHODS_STEM: {
                 **self.carried,
                 **{f"{n}.{key}": v for n, method in self.methods.items() for key, v in method.state_dict().items()},
             },

@@ -221,7 +221,7 @@ def test_one_file_and_one_line_are_a_recipe_that_trains(copied_package, tmp_path
     assert [task.values["taught"] for task in line.tasks] == [1, 2, 3] and third.recipe == "lora_pull"
     assert line.log(first)["penalty"] == [0, 0, 0]
     # At the first step of a task theta is as the last one left it.
-    lora = line.files(second)["lora"].items()
+    lora = line.adapter_files(second)["lora"].items()
     squares = sum(float(value.square().sum()) for key, value in lora if not key.endswith("alpha"))
     assert line.log(third)["penalty"][0] == pytest.approx(0.5 * squares, rel=1e-5)
     assert importlib.import_module("copied_trainer.recipes").settings_by_recipe()["penalty_weight"][-1] == "lora_pull"

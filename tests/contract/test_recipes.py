@@ -155,7 +155,7 @@ def test_the_next_concept_starts_where_the_last_one_ended(recipe, adapter, tmp_p
 
 def tensors_of(sequence):
     """Every tensor of the newest task's files."""
-    files = sequence.files(sequence.tasks[-1])
+    files = {**sequence.adapter_files(sequence.tasks[-1]), "methods": sequence.method_state()}
     return {f"{stem}.{key}": value for stem, tensors in files.items() for key, value in tensors.items()}
 
 

@@ -37,6 +37,14 @@ def test_delta_by_hand():
     assert factors.rank == 2 and factors.delta.tolist() == [[1.5, 3.0, 0.5], [0.0, 0.0, -0.5]]
 
 
+def test_norm_is_that_of_the_whole_updates(tiny):
+    adapter, rng = adapter_on(tiny, rank=3, alpha=6.0), torch.Generator().manual_seed(4)
+    for parameter in adapter.parameters.values():
+        parameter.data.normal_(generator=rng)
+    whole = torch.cat([delta.detach().flatten() for delta in adapter.deltas().values()])
+    assert adapter.norm() == pytest.approx(float(whole.norm()), rel=1e-5)
+
+
 def test_it_starts_as_the_base_and_inside_its_bounds(tiny):
     x, t, c = torch.randn(1, 8, 8, 8), torch.tensor([500]), Conditioning(torch.randn(1, 24, 128))
     with torch.no_grad():

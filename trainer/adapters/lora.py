@@ -45,6 +45,14 @@ class LoraAdapter(Adapter):
         theta, scale = self.parameters, self.alpha / self.rank
         return {name: scale * (theta[f"{name}.lora_up"] @ theta[f"{name}.lora_down"]) for name in self.names}
 
+    @torch.no_grad()
+    def norm(self) -> float:
+        """See `Adapter`; ||up down||_F^2 = sum (up^T up) * (down down^T), without the products [out, in]."""
+        theta = self.parameters
+        pairs = [(theta[f"{name}.lora_down"], theta[f"{name}.lora_up"]) for name in self.names]
+        squares = [((up.T @ up) * (down @ down.T)).sum() for down, up in pairs]
+        return self.alpha / self.rank * float(torch.stack(squares).sum().clamp_min(0).sqrt())
+
     def factors(self) -> Lora:
         """The adapter as plain factors, copies on the CPU."""
         state = self.state_dict()
