@@ -153,7 +153,7 @@ class Graph:
         wanted = self.add("CLIPTextEncode", (x, y), (300, 100), text=prompt, clip=clip)
         empty = self.add("CLIPTextEncode", (x, y + 150), (300, 80), title="Empty prompt", text="", clip=clip)
         latent = self.add("EmptyLatentImage", (x, y + 280), (300, 110), width=size, height=size, batch_size=4)
-        chosen = {"steps": 25, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "normal", "denoise": 1.0, **sampler}
+        chosen = {"steps": 25, "cfg": 2.0, "sampler_name": "ddim", "scheduler": "normal", "denoise": 1.0, **sampler}
         links = {"positive": (wanted, 0), "negative": (empty, 0), "latent_image": (latent, 0)}
         samples = self.add("KSampler", (x + 330, y), (300, 270), model=model, seed=seed, **links, **chosen)
         images = self.add("VAEDecode", (x + 330, y + 320), (300, 60), samples=(samples, 0), vae=vae)

@@ -36,7 +36,7 @@ TINY_SETTINGS = TrainSettings(
     penalty_weight=30.0,
     low_memory=False,
 )
-IMAGES, TRIALS, THUMBNAIL = 4, 8, 192
+IMAGES, TRIALS, THUMBNAIL, GUIDANCE = 4, 8, 192, 2.0
 
 
 def load_sample(name: str, folder: Path = SAMPLES) -> Concept:
@@ -84,7 +84,7 @@ def _pictures(line: ConceptSequence, concepts: list[Concept]) -> list[Image.Imag
         for concept in concepts:
             known = concept.token in tokens
             prompt = base.encode_prompt(concept.prompt if known else f"photo of a {concept.class_noun}", tokens)
-            squares.append(mosaic(generate(base, prompt, empty, IMAGES, seed=1), THUMBNAIL))
+            squares.append(mosaic(generate(base, prompt, empty, IMAGES, seed=1, guidance=GUIDANCE), THUMBNAIL))
     return squares
 
 
