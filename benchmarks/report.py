@@ -10,9 +10,12 @@ import matplotlib.pyplot as plt
 
 from benchmarks.plans import PLANS
 from benchmarks.rows import COSTS, METRICS, key_of, key_of_row, mean_and_spread, read_rows
+from benchmarks.run import norms_path
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmark"
 RESULTS = Path(__file__).with_name("results")
+BUILD = Path("build/benchmark")
+NORMS = ("lora", "lora_ewc", "merge_and_reinit", "c_lora")
 Rows = list[dict[str, str]]
 NAMES = ("recipe", "adapter", "settings")
 
@@ -102,6 +105,29 @@ def draw_front(rows: Rows, path: Path) -> None:
     plt.close(figure)
 
 
+def draw_norms(logs: dict[str, Path], path: Path) -> None:
+    """The norm of what is trained over all steps of a sequence, one line for each recipe; tasks begin at the bars.
+
+    With C-LoRA that is the concept's own update, which starts at zero, not the sum of the earlier ones.
+
+    Args:
+        logs: recipe -> the log that its run left, a line for each task.
+        path: of the picture.
+    """
+    figure, axes = plt.subplots(figsize=(8, 4))
+    for name, log in logs.items():
+        tasks = [[float(value) for value in line.split(",")] for line in log.read_text(encoding="utf-8").splitlines()]
+        axes.plot([value for task in tasks for value in task], label=name, linewidth=1)
+    for number in range(1, len(tasks)):
+        axes.axvline(sum(map(len, tasks[:number])), color="0.85", zorder=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("Frobenius norm of the update")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def grouped(rows: Rows, key: Callable[[dict[str, str]], object]) -> dict[object, Rows]:
     """Rows by a key, in the order in which it comes up."""
     groups: dict[object, Rows] = {}
@@ -124,6 +150,12 @@ def main() -> None:
             parts += [f"## {plan}", results_table(rows)]
     if rows := planned("table"):
         parts += ["## The order of the recipes against the authors'", agreement_table(rows)]
+    jobs = [job for job in PLANS["table"][0](BUILD / "table") if job.settings.seed == 0]
+    runs = {job.recipe: norms_path(job) for job in jobs if job.settings.adapter == "lora"}
+    logs = {recipe: runs[recipe] for recipe in NORMS if runs[recipe].exists()}
+    if logs:
+        draw_norms(logs, DOCS / "norms.png")
+        parts += ["## What is trained", "![Norms over the steps](norms.png)"]
     if rows := planned("front"):
         draw_front(rows, DOCS / "front.png")
         parts += ["## front", "![Forgetting against learning](front.png)", results_table(rows)]

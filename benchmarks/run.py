@@ -54,6 +54,11 @@ def adapter_of(job: Job) -> str:
     return "lora" if job.recipe == JOINT else adapter_name(job.recipe, job.settings.adapter)
 
 
+def norms_path(job: Job) -> Path:
+    """Where a run leaves the norm of its adapter at every step, a line for each task."""
+    return job.work.with_suffix(".norms.csv")
+
+
 def run(job: Job) -> Row:
     """Teach, draw, measure; leaves a sheet of pictures and the last task's log beside the work folder."""
     torch.set_num_threads(1)
@@ -90,8 +95,7 @@ def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
     _sheet(job, concepts, {"right after its task": own_turn, "after the last task": at_the_end})
     accuracies = dc_accuracy(TinyBase, line, [last], TRIALS).values()
     state = [path for path in line.folder(line.tasks[-1]).iterdir() if path.suffix == ".safetensors"]
-    norms = job.work.with_suffix(".norms.csv")
-    norms.write_text("\n".join(",".join(map(str, line.log(task)["adapter_norm"])) for task in line.tasks))
+    norms_path(job).write_text("\n".join(",".join(map(str, line.log(task)["adapter_norm"])) for task in line.tasks))
     return {
         **scores.values,
         "dc_accuracy": sum(accuracies) / len(accuracies),
