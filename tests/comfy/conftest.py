@@ -36,9 +36,25 @@ def client(server: Server) -> Client:
     return Client(server.url)
 
 
+def checkpoint(comfy_path: Path, server: Server, family: str) -> str:
+    file = build_checkpoint(comfy_path, family, ROOT / "build" / "checkpoints")
+    (server.base / "models" / "checkpoints" / file.name).symlink_to(file)
+    return file.name
+
+
 @pytest.fixture(scope="session")
 def sd15_checkpoint(comfy_path: Path, server: Server) -> str:
     """Name of a random SD1.5 checkpoint for CheckpointLoaderSimple; kept in build/ from one session to the next."""
-    file = build_checkpoint(comfy_path, ROOT / "build" / "checkpoints" / "sd15_shallow.safetensors")
-    (server.base / "models" / "checkpoints" / file.name).symlink_to(file)
-    return file.name
+    return checkpoint(comfy_path, server, "sd15")
+
+
+@pytest.fixture(scope="session")
+def sd2_checkpoint(comfy_path: Path, server: Server) -> str:
+    """Of SD2 with v-prediction."""
+    return checkpoint(comfy_path, server, "sd2_v")
+
+
+@pytest.fixture(scope="session")
+def sdxl_checkpoint(comfy_path: Path, server: Server) -> str:
+    """Of SDXL."""
+    return checkpoint(comfy_path, server, "sdxl")

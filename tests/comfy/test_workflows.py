@@ -110,19 +110,29 @@ def test_queueing_again_trains_nothing(client: Client, server: Server) -> None:
     assert {p: p.stat().st_mtime_ns for p in files} == files
 
 
-def test_sequential_sd15_leaves_a_lora_that_core_loads(client: Client, server: Server, sd15_checkpoint: str) -> None:
-    start = len(server.log)
-    prompt = shortened(load(client, "sequential_concepts_sd15"), "sd", sd15_checkpoint)
-    run(client, prompt)
-    saved = server.base / "output" / "loras" / "three_concepts.safetensors"
-    assert len(load_file(saved)) % 3 == 0
+@pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
+def test_sequential_sd15_leaves_a_lora_that_core_loads(
+    client: Client, server: Server, family: str, request: pytest.FixtureRequest
+) -> None:
+    """The workflow on every family: one picture by our nodes, one by the core's with the saved files."""
+    start, file = len(server.log), request.getfixturevalue(f"{family}_checkpoint")
+    prompt = shortened(load(client, "sequential_concepts_sd15"), family, file)
+    for number in of_kind(prompt, "ContinualLoRA_SaveSequence"):
+        prompt[number]["inputs"]["filename"] = f"three_{family}"
+    (saver,) = of_kind(prompt, "ContinualLoRA_SaveSequence")
+    path, fox_embedding, *_ = run(client, prompt).outputs[saver]["text"]
+    saved = Path(path)
+    assert saved.name == f"three_{family}.safetensors" and len(load_file(saved)) % 3 == 0
+    embedding_file = fox_embedding.removeprefix("embedding:") + ".safetensors"
+    vectors = load_file(server.base / "models" / "embeddings" / embedding_file)
+    assert set(vectors) == {"sd15": {"clip_l"}, "sd2": {"clip_h"}, "sdxl": {"clip_l", "clip_g"}}[family]
     (sampler, _) = of_kind(prompt, "KSampler")
     loaded = copy.deepcopy(prompt)
     (loader,) = of_kind(prompt, "CheckpointLoaderSimple")
     inputs = {"model": [loader, 0], "clip": [loader, 1], "lora_name": saved.name, "strength_model": 1.0}
     loaded["lora"] = {"class_type": "LoraLoader", "inputs": {**inputs, "strength_clip": 1.0}}
     for number in of_kind(loaded, "CLIPTextEncode"):
-        text = loaded[number]["inputs"]["text"].replace("<my-fox>", "embedding:my-fox")
+        text = loaded[number]["inputs"]["text"].replace("<my-fox>", fox_embedding)
         loaded[number]["inputs"] |= {"clip": ["lora", 1], "text": text}
     loaded[sampler]["inputs"]["model"] = ["lora", 0]
     for number in (n for n, node in prompt.items() if node["class_type"].startswith("ContinualLoRA_")):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.toy import ToyBase
-from trainer.adapters.kohya import diffusers_names, from_kohya, kohya_key, stems_from_kohya, to_kohya
+from trainer.adapters.kohya import from_kohya, kohya_key, kohya_prefixes, stems_from_kohya, to_kohya
 from trainer.adapters.layers import cross_attention_layers
 from trainer.adapters.lora import LoraAdapter, state_of
 from trainer.errors import ContinualLoraError
@@ -44,7 +44,7 @@ def unet_of(levels, resblocks, attention):
 
 
 def test_keys_of_the_embedded_base(tiny):
-    names = diffusers_names(tiny.unet)
+    names = kohya_prefixes(tiny.unet)
     stems = {kohya_key(layer, names) for layer in cross_attention_layers(tiny.unet)}
     blocks = ["down_blocks_0_attentions_0", "down_blocks_1_attentions_0", "mid_block_attentions_0"]
     blocks += [f"up_blocks_{level}_attentions_{index}" for level in (0, 1) for index in (0, 1)]
@@ -57,30 +57,43 @@ def test_keys_of_the_embedded_base(tiny):
 SD15 = {f"input_blocks.{p}.1": f"down_blocks.{b}.attentions.{i}" for p, b, i in
         ((1, 0, 0), (2, 0, 1), (4, 1, 0), (5, 1, 1), (7, 2, 0), (8, 2, 1))}  # fmt: skip
 SD15 |= {f"output_blocks.{p}.1": f"up_blocks.{p // 3}.attentions.{p % 3}" for p in range(3, 12)}
-SDXL = {f"input_blocks.{p}.1": f"down_blocks.{b}.attentions.{i}" for p, b, i in
-        ((4, 1, 0), (5, 1, 1), (7, 2, 0), (8, 2, 1))}  # fmt: skip
-SDXL |= {f"output_blocks.{p}.1": f"up_blocks.{p // 3}.attentions.{p % 3}" for p in range(6)}
+# Without attention at its first level; only XL itself, which has a vector conditioning, keeps the original words.
+NO_FIRST = {f"input_blocks.{p}.1": f"down_blocks.{b}.attentions.{i}" for p, b, i in
+            ((4, 1, 0), (5, 1, 1), (7, 2, 0), (8, 2, 1))}  # fmt: skip
+NO_FIRST |= {f"output_blocks.{p}.1": f"up_blocks.{p // 3}.attentions.{p % 3}" for p in range(6)}
 
 
 @pytest.mark.parametrize(
     ("expected", "unet"),
     [
         (SD15, unet_of(4, 2, [True, True, True, False])),
-        (SDXL, unet_of(3, 2, [False, True, True])),
+        (NO_FIRST, unet_of(3, 2, [False, True, True])),
     ],
-    ids=["sd15", "sdxl"],
+    ids=["sd15", "no attention at the first level"],
 )
-def test_diffusers_names_of_published_layouts(expected, unet):
-    names = diffusers_names(unet)
+def test_kohya_prefixes_of_published_layouts(expected, unet):
+    names = kohya_prefixes(unet)
     assert {block: names[block] for block in expected} == expected
     assert names["middle_block.1"] == "mid_block.attentions.0"
+
+
+def test_keys_of_xl_are_in_the_original_words():
+    unet = unet_of(3, 2, [False, True, True])
+    unet.label_emb = nn.Identity()
+    names, layer = kohya_prefixes(unet), "input_blocks.4.1.transformer_blocks.1.attn2.to_v"
+    assert kohya_key(layer, names) == "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_v"
+    assert kohya_key(layer.replace("input_blocks.4", "output_blocks.5"), names).startswith(
+        "lora_unet_output_blocks_5_1_"
+    )
+    middle = "middle_block.1.transformer_blocks.9.attn2.to_k"
+    assert kohya_key(middle, names) == "lora_unet_middle_block_1_transformer_blocks_9_attn2_to_k"
 
 
 def test_round_trip_through_a_file_is_exact(tiny):
     adapter = LoraAdapter(tiny.unet, 2, 3.0, torch.Generator().manual_seed(0))
     for parameter in adapter.parameters.values():
         parameter.data.normal_(generator=torch.Generator().manual_seed(1))
-    names = diffusers_names(tiny.unet)
+    names = kohya_prefixes(tiny.unet)
     tensors = to_kohya(adapter.factors(), names)
     assert len(tensors) == 3 * len(adapter.names)
     back = from_kohya(tensors, adapter.names, names)
@@ -92,7 +105,7 @@ def test_round_trip_through_a_file_is_exact(tiny):
 def test_tensors_by_hand():
     base = ToyBase()
     adapter = LoraAdapter(base.unet, 1, 4.0, torch.Generator().manual_seed(0))
-    tensors = to_kohya(adapter.factors(), diffusers_names(base.unet))
+    tensors = to_kohya(adapter.factors(), kohya_prefixes(base.unet))
     stem = "lora_unet_mid_block_attentions_0_attn2_to_v"
     assert tensors[f"{stem}.lora_down.weight"].shape == (1, 3) and tensors[f"{stem}.lora_up.weight"].shape == (2, 1)
     assert tensors[f"{stem}.alpha"].shape == () and tensors[f"{stem}.alpha"].item() == 4.0
@@ -102,7 +115,7 @@ def test_tensors_by_hand():
 def test_unknown_key_is_an_error_and_not_dropped():
     base = ToyBase()
     adapter = LoraAdapter(base.unet, 2, 2.0, torch.Generator().manual_seed(0))
-    names = diffusers_names(base.unet)
+    names = kohya_prefixes(base.unet)
     tensors = to_kohya(adapter.factors(), names)
     for part in ("lora_down.weight", "lora_up.weight", "alpha"):
         tensors[f"lora_unet_other_to_k.{part}"] = torch.ones(1, 1)

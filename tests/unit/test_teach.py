@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import ENCODER, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
-from trainer.adapters.kohya import diffusers_names, from_kohya
+from trainer.adapters.kohya import from_kohya, kohya_prefixes
 from trainer.errors import ContinualLoraError
 from trainer.sequence import ConceptSequence
 from trainer.teach import _Training, base_prompt, task_record, teach
@@ -117,7 +117,7 @@ def test_what_is_saved_is_what_the_model_carries(tmp_path):
     base = ToyBase()
     sequence = teach(base, toy_concept("fox"), toy_settings(), ConceptSequence(tmp_path, base.fingerprint))
     layers = ["middle_block.1.attn2.to_k", "middle_block.1.attn2.to_v"]
-    lora = from_kohya(sequence.lora(sequence.tasks[0]), layers, diffusers_names(base.original))
+    lora = from_kohya(sequence.lora(sequence.tasks[0]), layers, kohya_prefixes(base.original))
     for name in layers:
         live = base.unet.get_submodule(name)
         torch.testing.assert_close(live.get_delta_weight("continual"), lora[name].delta)

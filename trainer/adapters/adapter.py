@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ContinualLoraError
-from .kohya import diffusers_names
+from .kohya import kohya_prefixes
 from .layers import cross_attention_layers
 
 # File stem in the task's folder -> its tensors. "lora" is the file that ComfyUI's LoraLoader reads.
@@ -27,14 +27,14 @@ class Adapter(ABC):
 
     Attributes:
         names: the K and V layers, in the model's order.
-        kohya_names: what `diffusers_names` found.
+        kohya_names: what `kohya_prefixes` found.
         layers: parameter name -> the module whose `weight` it is, for per-sample gradients.
     """
 
     def __init__(self, unet: nn.Module, rank: int, alpha: float, rng: torch.Generator) -> None:
         self.unet, self.rank, self.alpha = unet, rank, alpha
         self.names = cross_attention_layers(unet)
-        self.kohya_names = diffusers_names(unet)
+        self.kohya_names = kohya_prefixes(unet)
         self.layers: dict[str, nn.Module] = {}
 
     @property

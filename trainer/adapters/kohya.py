@@ -11,15 +11,22 @@ from .factors import Lora, LoraFactors
 PREFIX = "lora_unet_"
 
 
-def diffusers_names(unet: nn.Module) -> dict[str, str]:
-    """Layer prefixes of an original-layout U-Net in diffusers' words, which kohya's keys are made of.
+def kohya_prefixes(unet: nn.Module) -> dict[str, str]:
+    """Layer prefixes of an original-layout U-Net in the words that kohya's keys are made of.
+
+    These are diffusers' words for Stable Diffusion 1.x and 2.x, and the original ones for XL.
 
     Args:
-        unet: has `input_blocks`, `middle_block`, `output_blocks`.
+        unet: has `input_blocks`, `middle_block`, `output_blocks`, XL also `label_emb`.
 
     Returns:
         For example {"input_blocks.1.1": "down_blocks.0.attentions.0", "middle_block.1": "mid_block.attentions.0"}.
     """
+    if hasattr(unet, "label_emb"):
+        blocks = [
+            f"{side}_blocks.{n}.1" for side in ("input", "output") for n in range(len(getattr(unet, f"{side}_blocks")))
+        ]
+        return {name: name for name in (*blocks, "middle_block.1")}
     names: dict[str, str] = {}
     for side, diffusers, resampler in (("input", "down", "Downsample"), ("output", "up", "Upsample")):
         level = index = 0
@@ -41,7 +48,7 @@ def kohya_key(layer: str, names: Mapping[str, str]) -> str:
 
     Args:
         layer: name of the layer in the U-Net.
-        names: what `diffusers_names` found.
+        names: what `kohya_prefixes` found.
     """
     match = re.fullmatch(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.1)\.(.+)", layer)
     assert match, layer
@@ -69,7 +76,7 @@ def from_kohya(tensors: Mapping[str, Tensor], layers: list[str], names: Mapping[
     Args:
         tensors: of a kohya file.
         layers: the layers of the U-Net that an adapter may sit on.
-        names: what `diffusers_names` found.
+        names: what `kohya_prefixes` found.
 
     Raises:
         ContinualLoraError: a key belongs to none of the layers; nothing is dropped in silence.

@@ -21,7 +21,7 @@ def cross_attention_layers(unet: nn.Module) -> list[str]:
         raise ContinualLoraError(
             "Continual LoRA trains the keys and values of the cross-attention (`attn2.to_k`, `attn2.to_v`) of a U-Net.",
             f"This model is a `{type(unet).__name__}` without such layers.",
-            "Use a Stable Diffusion 1.x or 2.x model, or the embedded base.",
+            "Use a Stable Diffusion 1.x, 2.x or XL model, or the embedded base.",
         )
     return names
 

@@ -17,12 +17,16 @@ from ..view import shared_view
 from .tokens import text_encoders, with_tokens
 
 PARAMETERIZATIONS: dict[ModelType, Parameterization] = {ModelType.EPS: "eps", ModelType.V_PREDICTION: "v"}
+SCALE = 8  # pixels of a latent's side
 # latent channels and context width -> what metadata calls the architecture, and the side of its training images
 ARCHITECTURES = {
     (4, 768): ("stable-diffusion-v1", 512),
     (4, 1024): ("stable-diffusion-v2-512", 512),
+    (4, 2048): ("stable-diffusion-xl-v1-base", 1024),
     (8, 128): ("continual-lora-tiny", 64),
 }
+# context width -> width of the vector conditioning: SDXL's pooled prompt and six sizes
+VECTOR_WIDTHS = {2048: 2816}
 
 
 def _scaled_dot_product(func: object, *args: Any, **kwargs: Any) -> Tensor:
@@ -95,8 +99,9 @@ class ComfyBase:
         self._text.reset_clip_options()  # type: ignore[operator]
         if self._clip.layer_idx is not None:
             self._text.set_clip_options({"layer": self._clip.layer_idx})  # type: ignore[operator]
-        context = self._text.encode_token_weights(pieces)[0]  # type: ignore[operator]
-        return Conditioning(context.float().to(self.device))
+        context, pooled, *_ = self._text.encode_token_weights(pieces)  # type: ignore[operator]
+        vector = pooled.float().to(self.device) if self._model.adm_channels else None
+        return Conditioning(context.float().to(self.device), vector)
 
     def word_vectors(self, word: str) -> TokenVectors:
         """The mean vector of the word's pieces in each text encoder."""
@@ -119,19 +124,28 @@ class ComfyBase:
             x_t.to(dtype),
             t.float(),
             context=conditioning.context.to(dtype),
+            **self._vector(conditioning, x_t, dtype),
             transformer_options={"optimized_attention_override": _scaled_dot_product},
         )
         return prediction.float()
+
+    def _vector(self, conditioning: Conditioning, x_t: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """SDXL's vector conditioning, uncropped and of the size of the images, as the host's sampler has it."""
+        if conditioning.pooled is None:
+            return {}
+        height, width = (side * SCALE for side in x_t.shape[-2:])
+        vector: Tensor = self._model.encode_adm(pooled_output=conditioning.pooled, height=height, width=width)
+        return {"y": vector.to(self.device, dtype)}
 
 
 def _check_kind(model: Any) -> None:
     layers = cross_attention_layers(model.diffusion_model)
     width = model.diffusion_model.get_parameter(f"{layers[0]}.weight").shape[1]
     kind = (model.latent_format.latent_channels, width)
-    plain = model.diffusion_model.in_channels == kind[0] and not model.adm_channels
+    plain = model.diffusion_model.in_channels == kind[0] and model.adm_channels == VECTOR_WIDTHS.get(width, 0)
     if model.model_type not in PARAMETERIZATIONS or kind not in ARCHITECTURES or not plain:
         raise ContinualLoraError(
-            "This version teaches Stable Diffusion 1.x and 2.x (not their inpainting models) and the embedded base.",
+            "This version teaches Stable Diffusion 1.x, 2.x and XL (no inpainting models) and the embedded base.",
             f"The model is a `{type(model).__name__}` of type {model.model_type.name}, {kind[0]} latent channels, "
             f"{model.diffusion_model.in_channels} input channels and "
             f"prompts {kind[1]} wide.",
