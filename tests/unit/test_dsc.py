@@ -45,7 +45,8 @@ def loss_by_autograd(task, settings, classifier, temperature):
         errors = lambda p: (p - batch.target).square().mean((2, 3, 4))  # noqa: E731
         own = torch.log_softmax(-errors(student) / temperature, 0)
         for prediction in taught:
-            terms.append(-(torch.softmax(-errors(prediction) / temperature, 0) * own).sum(0).mean())
+            cross_entropy = -(torch.softmax(-errors(prediction) / temperature, 0) * own).sum(0).mean()
+            terms.append(temperature**2 * cross_entropy)
     return torch.stack(terms).sum()
 
 

@@ -5,7 +5,10 @@ the student starts from teacher 1. All see the same x_t of the current task's im
 
 L = a_l2 [ |eps_T1(c_n) - eps_S(c_n)|^2 + |eps_T2(c_j) - eps_S(c_j)|^2 ] + a_dc [ H(p_T1, p_S) + H(p_T2, p_S) ]
 
-with a_l2 = a_dc = 1, and the recipe's penalties on top.
+with a_l2 = 1, a_dc = tau^2, and the recipe's penalties on top.
+Ours: the tau^2. The gradient of H with respect to an error is a difference of scores over tau, and scores differ by
+differences of errors over tau; tau^2 takes both out (Hinton et al., arXiv 1503.02531, section 2), so that at any
+calibrated temperature the scores weigh about as much as the predictions. With a_dc = 1 they drown the predictions.
 Source: Jha et al., arXiv 2410.00700, section 3.2; deep model consolidation: Zhang et al., arXiv 1903.07864.
 """
 
@@ -38,7 +41,7 @@ class DSC(Method):
 
     Args:
         settings: `consolidation`, `num_prompts`, `temperature`, `low_memory` take effect, and how it was trained.
-        classifier: whether the scores are distilled as well (a_dc = 1), else the predictions alone (a_dc = 0).
+        classifier: whether the scores are distilled as well, else the predictions alone (a_dc = 0).
     """
 
     def __init__(self, settings: TrainSettings, classifier: bool = False) -> None:
@@ -99,7 +102,8 @@ class DSC(Method):
 
         def weights(errors: Tensor) -> Tensor:
             terms = [cross_entropy_error_gradient(errors, target.exp(), temperature) for target in targets]
-            return torch.stack(terms).sum(0) / len(batch) if terms else torch.zeros_like(errors)
+            summed = torch.stack(terms).sum(0) if terms else torch.zeros_like(errors)
+            return temperature**2 * summed / len(batch)
 
         errors, distances = backward_through_errors(batch, prompts, weights, self.settings.low_memory, matches)
         values = {f"l2_teacher{i}": float(d.mean()) for i, d in enumerate(distances, start=1)}
