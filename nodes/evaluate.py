@@ -7,7 +7,7 @@ from comfy_api.v0_0_2 import io
 
 from ..trainer.bases.comfyui.base import ComfyBase
 from ..trainer.bases.comfyui.sampling import host_artist
-from ..trainer.evaluation.evaluate import check_can_be_evaluated, evaluate
+from ..trainer.evaluation.evaluate import evaluate
 from ..trainer.evaluation.report import contact_sheet, curves, forgetting_map, markdown_table, write_evaluation
 from ..trainer.metrics.features import FeatureEncoder
 from ..trainer.metrics.features.clip_vision import HostClipVision
@@ -116,7 +116,6 @@ class EvaluateConceptSequence(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Check, draw, measure, write."""
-        check_can_be_evaluated(sequence)
         encoder: FeatureEncoder
         if clip_vision is not None:
             encoder = HostClipVision(clip_vision)

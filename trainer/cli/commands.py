@@ -10,7 +10,7 @@ from ..apply import apply_sequence
 from ..classifier import candidate_prompts, classify
 from ..concept import TEMPLATE, load_concept, prepare
 from ..denoiser import Denoiser, TokenVectors
-from ..evaluation.evaluate import check_can_be_evaluated, evaluate
+from ..evaluation.evaluate import evaluate
 from ..evaluation.report import markdown_table, write_evaluation
 from ..files import write_tensors
 from ..images import to_pil
@@ -171,7 +171,6 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """Draw, measure, write the report; what is on disk is not drawn again."""
     line = ConceptSequence.open(arguments.sequence)
-    check_can_be_evaluated(line)
     clip = arguments.open_clip
     encoder: FeatureEncoder = OpenClip(clip, arguments.architecture) if clip else EfficientNetLite0()
     open_view, artist = base_and_artist(arguments)

@@ -6,6 +6,7 @@ Source: Jha et al., arXiv 2410.00700 (accuracy after each task, with and without
 from collections.abc import Callable, Iterable
 
 import torch
+from torch import Tensor
 
 from ..apply import apply_sequence
 from ..classifier import classify
@@ -40,6 +41,7 @@ def dc_accuracy(
     """
     tasks, rows = line.tasks, list(after)
     total, accuracies = sum(i + 1 for i in rows), {}
+    latents: dict[int, Tensor] = {}  # the autoencoder is the same after every task
     for i in rows:
         base = open_base()
         tokens = apply_sequence(base, line.up_to(i + 1))
@@ -48,8 +50,9 @@ def dc_accuracy(
         with torch.no_grad():
             prompts = [base.encode_prompt(text, tokens) for text in texts]
             for j in range(i + 1):
-                latents = torch.cat([base.encode_images(image[None]) for image in line.images(tasks[j])])
-                found = classify(base, latents, prompts, trials, seed=0, pruned=False)
+                if j not in latents:
+                    latents[j] = torch.cat([base.encode_images(image[None]) for image in line.images(tasks[j])])
+                found = classify(base, latents[j], prompts, trials, seed=0, pruned=False)
                 accuracies[i, j] = float((found.predicted == j).float().mean())
                 on_progress(PHASE, len(accuracies), total)
     return accuracies

@@ -59,7 +59,7 @@ def evaluate(
     """Draw what is missing, then measure; `on_progress` may raise to stop, what was drawn stays.
 
     Args:
-        line: at least one task, with its images; see `check_can_be_evaluated`.
+        line: at least one task, with its images; checked before anything is drawn.
         artist: draws.
         encoder: turns images into features.
         open_base: a fresh view of the base, for the diffusion classifier and the Fisher.
