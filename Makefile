@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test comfyui benchmark benchmark-quick tiny-base clean
+.PHONY: demo test comfyui benchmark benchmark-quick benchmark-long tiny-base clean
 
 $(READY): requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,12 @@ benchmark-quick: $(READY)
 # Hours on two cores; goes on where it was stopped.
 benchmark: $(READY)
 	$(BIN)/python -m benchmarks table
+
+# Fifty concepts in sequence, an hour and a half; their drawings come from the same packages as the base's.
+benchmark-long: $(READY)
+	npm install --no-save --ignore-scripts --prefix build/emoji $(shell cat scripts/tiny_base/packages.txt)
+	$(BIN)/python -m scripts.tiny_base.samples --node-modules build/emoji/node_modules --long
+	$(BIN)/python -m benchmarks long
 
 # Hours on two cores; goes on from build/tiny_base when it is run again. NODE_MODULES holds the emoji packages.
 tiny-base: $(READY)

@@ -13,10 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.plans import PLANS
-from benchmarks.rows import append_row, missing, print_table, read_rows
+from benchmarks.rows import RESULTS, append_row, missing, print_table, rows_of
 from benchmarks.run import run_job
-
-RESULTS = Path(__file__).with_name("results")
 
 
 def main() -> None:
@@ -27,13 +25,12 @@ def main() -> None:
     parser.add_argument("plan", choices=PLANS)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time (default: %(default)s)")
     args = parser.parse_args()
-    plan, name = PLANS[args.plan]
-    path = RESULTS / f"{name}.csv"
-    jobs = missing(plan(Path("build/benchmark") / name), path)
+    plan = PLANS[args.plan]
+    jobs = missing(plan.jobs(Path("build/benchmark") / plan.table), rows_of(plan))
     with get_context("spawn").Pool(args.workers, maxtasksperchild=1) as pool:
         for job, row in tqdm(pool.imap_unordered(run_job, jobs), total=len(jobs), desc=args.plan):
-            append_row(path, job, row)
-    print_table(read_rows(path))
+            append_row(RESULTS / f"{plan.table}.csv", job, row)
+    print_table(rows_of(plan))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Which runs make which table. Settings are chosen on the tuning sequence and never on the reported one."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ STRENGTHS_OF: dict[str, tuple[float, ...]] = {
 PENALTY_RECIPES = tuple(name for name, recipe in RECIPES.items() if {"ewc", "c_lora"} & recipe.methods.keys())
 # Learning rates: of those in `tuned_rates`, what learned the tuning concepts best (results/tuning.csv, new_mmd).
 RATES: dict[str, dict[str, float]] = {
-    "custom_diffusion": {"learning_rate": 1e-3},
-    "custom_diffusion_ewc": {"learning_rate": 1e-3},
-    "textual_inversion": {"token_learning_rate": 1.6e-2},
-    "vera": {"learning_rate": 6.4e-2},
+    "custom_diffusion": {"learning_rate": 8e-3},
+    "custom_diffusion_ewc": {"learning_rate": 8e-3},
+    "textual_inversion": {"token_learning_rate": 0.25},
+    "vera": {"learning_rate": 0.25},
 }
 # Strengths: the lowest A_MMD on the tuning sequence among those that still learn (see docs/benchmark.md).
 STRENGTH: dict[str, float] = {}
@@ -100,11 +100,11 @@ def guidances(folder: Path) -> Iterator[Job]:
 
 def tuned_rates(folder: Path) -> Iterator[Job]:
     """Learning rates of what trains something else than a LoRA."""
-    for rate in (5e-4, 1e-3, 2e-3, 4e-3):
+    for rate in (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2):
         yield job("custom_diffusion", 0, "tuning", folder, learning_rate=rate)
-    for rate in (4e-3, 1.6e-2, 6.4e-2):
+    for rate in (4e-3, 1.6e-2, 6.4e-2, 0.25, 1.0):
         yield job("textual_inversion", 0, "tuning", folder, token_learning_rate=rate)
-    for rate in (1.6e-2, 6.4e-2, 0.25):
+    for rate in (1.6e-2, 6.4e-2, 0.25, 1.0):
         yield job("lora", 0, "tuning", folder, adapter="vera", learning_rate=rate)
 
 
@@ -119,14 +119,39 @@ def tuned_strengths(folder: Path) -> Iterator[Job]:
         yield job("lora_ewc_dc", 0, "tuning", folder, penalty_weight=weight, fisher_space="update")
 
 
-# name -> the runs, and the table they go to
-PLANS: dict[str, tuple[Callable[[Path], Iterator[Job]], str]] = {
-    "quick": (quick, "quick"),
-    "table": (table, "table"),
-    "front": (front, "front"),
-    "photos": (photos, "photos"),
-    "long": (long, "long"),
-    "guidance": (guidances, "tuning"),
-    "rates": (tuned_rates, "tuning"),
-    "strengths": (tuned_strengths, "tuning"),
+def tuned_scores(folder: Path) -> Iterator[Job]:
+    """Whether it is the temperature of the scores or the number of draws that keeps DC from helping the Fisher."""
+    for seed in SEEDS:
+        for recipe in ("lora_ewc", "lora_ewc_dc"):
+            for draws in (200, 800):
+                yield job(recipe, seed, "tuning", folder, penalty_weight=10.0, fisher_draws=draws)
+        for temperature in (0.01, 0.1, 1.0):  # calibrated it is 0.03 to 0.07
+            yield job("lora_ewc_dc", seed, "tuning", folder, penalty_weight=10.0, temperature=temperature)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs on one set of concepts.
+
+    Attributes:
+        jobs: the runs, given the folder to work in.
+        table: name of the table that their rows are added to.
+        also: tables in which a row is looked for as well: a run of two plans is made once.
+    """
+
+    jobs: Callable[[Path], Iterator[Job]]
+    table: str
+    also: tuple[str, ...] = ()
+
+
+PLANS: dict[str, Plan] = {
+    "quick": Plan(quick, "quick"),
+    "table": Plan(table, "table"),
+    "front": Plan(front, "front", also=("table",)),
+    "photos": Plan(photos, "photos"),
+    "long": Plan(long, "long"),
+    "guidance": Plan(guidances, "tuning"),
+    "rates": Plan(tuned_rates, "tuning"),
+    "strengths": Plan(tuned_strengths, "tuning"),
+    "scores": Plan(tuned_scores, "tuning"),
 }

@@ -9,11 +9,10 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 
 from benchmarks.plans import PLANS
-from benchmarks.rows import COSTS, METRICS, key_of, key_of_row, mean_and_spread, read_rows
+from benchmarks.rows import COSTS, METRICS, key_of, key_of_row, mean_and_spread, rows_of
 from benchmarks.run import norms_path
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmark"
-RESULTS = Path(__file__).with_name("results")
 BUILD = Path("build/benchmark")
 NORMS = ("lora", "lora_ewc", "merge_and_reinit", "c_lora")
 Rows = list[dict[str, str]]
@@ -45,9 +44,8 @@ COMPARED: dict[int, tuple[str, bool]] = {
 
 def planned(plan: str) -> Rows:
     """The rows of a plan's runs, in its order; a run that was not made is left out."""
-    function, table = PLANS[plan]
-    made = {key_of_row(row): row for row in read_rows(RESULTS / f"{table}.csv")}
-    return [made[key_of(job)] for job in function(Path()) if key_of(job) in made]
+    made = {key_of_row(row): row for row in rows_of(PLANS[plan])}
+    return [made[key_of(job)] for job in PLANS[plan].jobs(Path()) if key_of(job) in made]
 
 
 def results_table(rows: Rows) -> str:
@@ -150,7 +148,7 @@ def main() -> None:
             parts += [f"## {plan}", results_table(rows)]
     if rows := planned("table"):
         parts += ["## The order of the recipes against the authors'", agreement_table(rows)]
-    jobs = [job for job in PLANS["table"][0](BUILD / "table") if job.settings.seed == 0]
+    jobs = [job for job in PLANS["table"].jobs(BUILD / "table") if job.settings.seed == 0]
     runs = {job.recipe: norms_path(job) for job in jobs if job.settings.adapter == "lora"}
     logs = {recipe: runs[recipe] for recipe in NORMS if runs[recipe].exists()}
     if logs:

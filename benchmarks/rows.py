@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.plans import Plan
 from benchmarks.run import Job, Row, adapter_of, base_name
 from trainer.cli.demo import TINY_SETTINGS
 
+RESULTS = Path(__file__).with_name("results")
 METRICS = ("a_mmd", "f_mmd", "bwt_mmd", "i2i", "new_mmd", "kid", "t2i", "dc_accuracy")
 COSTS = ("seconds_per_task", "peak_mb", "state_bytes")
 KEYS = ("recipe", "adapter", "seed", "settings", "guidance", "base")
@@ -53,9 +55,14 @@ def append_row(path: Path, job: Job, row: Row) -> None:
         writer.writerow({name: _text(full.get(name, "")) for name in COLUMNS})
 
 
-def missing(jobs: Iterable[Job], path: Path) -> list[Job]:
-    """The jobs whose rows are not in the table."""
-    done = {key_of_row(row) for row in read_rows(path)}
+def rows_of(plan: Plan) -> list[dict[str, str]]:
+    """The rows of the tables that a plan's runs may be in."""
+    return [row for name in (plan.table, *plan.also) for row in read_rows(RESULTS / f"{name}.csv")]
+
+
+def missing(jobs: Iterable[Job], rows: list[dict[str, str]]) -> list[Job]:
+    """The jobs whose rows are not there."""
+    done = {key_of_row(row) for row in rows}
     return [job for job in jobs if key_of(job) not in done]
 
 
