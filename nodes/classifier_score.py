@@ -11,6 +11,7 @@ from ..trainer.apply import apply_sequence
 from ..trainer.bases.comfyui.base import ComfyBase
 from ..trainer.classifier import candidate_prompts, classify
 from ..trainer.concept import concept_from_batch, prepare
+from ..trainer.denoiser import encode_one_by_one
 from ..trainer.images import to_pil
 from ..trainer.plots import bar_chart_grid
 from ..trainer.sequence import ConceptSequence as Sequence
@@ -104,7 +105,7 @@ class DiffusionClassifierScore(io.ComfyNode):
             squares, _ = prepare(
                 concept_from_batch(images, token="image", class_noun="image"), resolution or base.resolution
             )
-            latents = torch.cat([base.encode_images(square[None]) for square in squares])
+            latents = encode_one_by_one(base, squares)
             encoded = [base.encode_prompt(prompt, tokens) for prompt in candidates]
             result = classify(
                 base,

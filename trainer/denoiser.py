@@ -3,7 +3,7 @@
 The core sees only this; everything about one kind of base (the embedded one, a host's model) is behind it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -72,3 +72,17 @@ class Denoiser(Protocol):
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Run the U-Net: x_t [B, C, h, w], t [B] in 0..999 -> prediction [B, C, h, w]."""
         ...
+
+
+def encode_one_by_one(denoiser: Denoiser, images: Iterable[Tensor]) -> Tensor:
+    """Latents of images, without a graph and at the memory of one image.
+
+    Args:
+        denoiser: its autoencoder does it.
+        images: [3, H, W] each, in 0..1, all of one size.
+
+    Returns:
+        x_0, [N, C, h, w] in float32 on the denoiser's device.
+    """
+    with torch.no_grad():
+        return torch.cat([denoiser.encode_images(image[None].to(denoiser.device)) for image in images]).float()

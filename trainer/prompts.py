@@ -1,7 +1,9 @@
-"""Learned tokens in prompts: `<name>` stands for the word vector of a taught concept."""
+"""Learned tokens in prompts, where `<name>` stands for the word vector of a taught concept; the anchor class."""
 
 import re
 from collections.abc import Iterable
+
+PERSON_NOUNS = {"person", "man", "woman", "boy", "girl", "baby", "face"}
 
 
 def split_tokens(prompt: str, names: Iterable[str]) -> list[str]:
@@ -29,3 +31,9 @@ def without_tokens(prompt: str, names: Iterable[str]) -> str:
     names = list(names)
     kept = [piece for piece in split_tokens(prompt, names) if token_of(piece, names) is None]
     return " ".join("".join(kept).split())
+
+
+def base_prompt(chosen: str, class_noun: str) -> str:
+    """c_0: a common concept that the base knows and that is not the class to be learned, unless one is chosen."""
+    default = "photo of a tree" if class_noun.lower() in PERSON_NOUNS else "photo of a person"
+    return chosen or default

@@ -1,7 +1,7 @@
 """Teach one concept: check, find what is already there, train, commit; cancel at any step without loss."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -10,97 +10,20 @@ from torch import Tensor
 
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter
-from .adapters.layers import cross_attention_layers
 from .apply import tokens_on
 from .augment import Pool, training_pool
 from .concept import Concept, prepare
-from .denoiser import Conditioning, Denoiser, TokenVectors
-from .errors import ContinualLoraError
+from .denoiser import Conditioning, Denoiser, TokenVectors, encode_one_by_one
 from .files import write_tensors
 from .loop import TrainState, total_penalty, train_concept
 from .metadata import lora_metadata
+from .planning import check_fits, task_record, task_seed
 from .prior import Prior, draw_prior
+from .prompts import base_prompt
 from .recipes import adapter_name, build_methods
-from .sequence import METHODS_STEM, ConceptSequence, TaskRecord, digest
+from .sequence import METHODS_STEM, ConceptSequence, TaskRecord
 from .settings import TrainSettings
 from .task import StepRecord, TrainedTask, step_rng
-
-# These change how a task is computed, not what comes out.
-NOT_IN_KEY = {"checkpoint_every", "low_memory"}
-PERSON_NOUNS = {"person", "man", "woman", "boy", "girl", "baby", "face"}
-
-
-def base_prompt(chosen: str, class_noun: str) -> str:
-    """c_0: a common concept that the base knows and that is not the class to be learned, unless one is chosen."""
-    default = "photo of a tree" if class_noun.lower() in PERSON_NOUNS else "photo of a person"
-    return chosen or default
-
-
-def task_record(sequence: ConceptSequence, concept: Concept, settings: TrainSettings) -> TaskRecord:
-    """The record of the task to come, its key made from all that it depends on."""
-    chosen = {name: value for name, value in asdict(settings).items() if name not in NOT_IN_KEY}
-    depends_on = {
-        "parent": sequence.head,
-        "base": sequence.base,
-        "concept": [concept.name, concept.token, concept.class_noun, concept.prompt, concept.prompts],
-        "images": concept.digests,
-        "settings": chosen,
-    }
-    key, index = digest(depends_on), len(sequence.tasks) + 1
-    return TaskRecord(
-        key=key,
-        parent=sequence.head,
-        folder=f"{index:02d}-{concept.token}-{key[:12]}",
-        index=index,
-        concept=concept.name,
-        token=concept.token,
-        class_noun=concept.class_noun,
-        prompt=concept.prompt,
-        recipe=settings.recipe,
-        settings=asdict(settings),
-        image_digests=concept.digests,
-        values={},
-    )
-
-
-def check_fits(sequence: ConceptSequence, concept: Concept, settings: TrainSettings, denoiser: Denoiser) -> None:
-    """Everything that can be wrong, before any training.
-
-    Raises:
-        ContinualLoraError: another base, adapter, rank or alpha, a token in use, an unknown recipe, no cross-attention,
-            nothing to train.
-    """
-    sequence.check_base(denoiser.fingerprint)
-    cross_attention_layers(denoiser.unet)
-    build_methods(settings)
-    adapter = adapter_name(settings.recipe, settings.adapter)
-    if adapter == "token_only" and settings.token_learning_rate == 0:
-        raise ContinualLoraError(
-            f'With {settings.recipe}, "token_learning_rate" should be above 0: the word vector is all that is trained.',
-            "It is 0.",
-            "Raise it, 0.001 for example.",
-        )
-    for task in sequence.tasks:
-        if task.token == concept.token:
-            raise ContinualLoraError(
-                f'"token" should be new to "{sequence.root.name}".',
-                f"`{concept.token}` already stands for its concept {task.index}, {task.concept}.",
-                "Choose another token.",
-            )
-        own_adapter = adapter_name(task.recipe, task.adapter)
-        if own_adapter != adapter:
-            raise ContinualLoraError(
-                f'To go on from "{sequence.root.name}", the recipe should train what its concepts did ({own_adapter}).',
-                f"{settings.recipe} trains another kind of adapter ({adapter}).",
-                f"Choose a recipe such as {task.recipe}, or start a new sequence.",
-            )
-        for name, own, now in (("rank", task.rank, settings.rank), ("alpha", task.alpha, settings.effective_alpha)):
-            if own != now:
-                raise ContinualLoraError(
-                    f'To go on from "{sequence.root.name}", "{name}" should be {own}, its own.',
-                    f"This node is set to {name} {now}.",
-                    f'Set "{name}" to {own}, or start a new sequence.',
-                )
 
 
 def teach(
@@ -136,11 +59,6 @@ def teach(
         if training.state.whole:  # else the last checkpoint stays what the training goes on from
             write_tensors(partial, training.state.state_dict())
         raise
-
-
-def task_seed(task: TaskRecord) -> str:
-    """What every draw of a task is seeded with."""
-    return f"{task.settings['seed']}/{task.index}"
 
 
 def trained_task(
@@ -207,7 +125,7 @@ class _Training:
         rng = step_rng(self.seed, "rescale", 0)
         pool = training_pool(concept, resolution, settings.flip, settings.rescale, rng)
         self.prompts, self.num_plain = pool.prompts, pool.num_plain
-        self.latents, self.masks = _encode_images(denoiser, pool)
+        self.latents, self.masks = _encode_pool(denoiser, pool)
         self.prior = self._draw_prior()  # before the adapter goes on from the earlier tasks: it adds nothing yet
         self.methods = build_methods(settings)
         # Also what this recipe's methods have no use for: a later task may take it up again.
@@ -312,10 +230,9 @@ class _Training:
         return encode
 
 
-def _encode_images(denoiser: Denoiser, pool: Pool) -> tuple[Tensor, Tensor | None]:
+def _encode_pool(denoiser: Denoiser, pool: Pool) -> tuple[Tensor, Tensor | None]:
     """Latents [N, C, h, w] and masks [N, 1, h, w], once for the whole task."""
-    with torch.no_grad():
-        latents = torch.cat([denoiser.encode_images(image[None].to(denoiser.device)) for image in pool.images]).float()
+    latents = encode_one_by_one(denoiser, pool.images)
     if pool.masks is None:
         return latents, None
     return latents, F.interpolate(pool.masks, latents.shape[-2:], mode="area").to(latents.device)

@@ -7,11 +7,12 @@ from tests.toy import KEYS, VALUES, ToyBase, ToyUNet, files_below, toy_concept, 
 from trainer.adapters.lora import LoraAdapter
 from trainer.apply import apply_sequence
 from trainer.loop import TrainState, train_concept
+from trainer.planning import task_record
 from trainer.prior import Prior, draw_prior, prior_prompt
 from trainer.sampling import sample
 from trainer.sequence import ConceptSequence
 from trainer.task import StepRecord, step_rng
-from trainer.teach import _Training, task_record, teach
+from trainer.teach import _Training, teach
 
 UNET = ToyUNet().requires_grad_(False)
 SHAPE = torch.Size((1, 1, 2))

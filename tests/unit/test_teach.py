@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 from tests.toy import ENCODER, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.adapters.kohya import from_kohya, kohya_prefixes
 from trainer.errors import ContinualLoraError
+from trainer.planning import task_record
+from trainer.prompts import base_prompt
 from trainer.sequence import ConceptSequence
-from trainer.teach import _Training, base_prompt, task_record, teach
+from trainer.teach import _Training, teach
 
 WORDS = ("fox", "cat", "dog")
 

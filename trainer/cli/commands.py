@@ -9,7 +9,7 @@ import torch
 from ..apply import apply_sequence
 from ..classifier import candidate_prompts, classify
 from ..concept import TEMPLATE, load_concept, prepare
-from ..denoiser import Denoiser, TokenVectors
+from ..denoiser import Denoiser, TokenVectors, encode_one_by_one
 from ..evaluation.evaluate import evaluate
 from ..evaluation.report import markdown_table, write_evaluation
 from ..files import write_tensors
@@ -125,7 +125,7 @@ def run_score(arguments: argparse.Namespace) -> None:
     candidates = candidate_prompts(taught, arguments.prompts)
     squares, _ = prepare(squares_of, denoiser.resolution)
     with torch.no_grad(), Bar() as bar:
-        latents = torch.cat([denoiser.encode_images(square[None]) for square in squares])
+        latents = encode_one_by_one(denoiser, squares)
         prompts = [denoiser.encode_prompt(text, tokens) for text in candidates]
         result = classify(
             denoiser,

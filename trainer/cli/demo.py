@@ -16,11 +16,12 @@ from ..concept import Concept, load_concept, prepare
 from ..denoiser import Conditioning
 from ..images import mosaic
 from ..plots import bar_chart_grid, heat_map, image_grid, line_chart
+from ..prompts import base_prompt
 from ..report import Code, Figure, Heading, Paragraph, Section, Table, write_report
 from ..sampling import generate
 from ..sequence import ConceptSequence
 from ..settings import TrainSettings
-from ..teach import base_prompt, teach
+from ..teach import teach
 from .arguments import Bar
 
 SAMPLES = Path(__file__).parents[1] / "bases" / "tiny" / "samples"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..apply import apply_sequence
 from ..classifier import classify
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, encode_one_by_one
+from ..prompts import base_prompt
 from ..sequence import ConceptSequence
-from ..teach import base_prompt
 from .pictures import Progress
 
 PHASE = "classify"
@@ -51,7 +51,7 @@ def dc_accuracy(
             prompts = [base.encode_prompt(text, tokens) for text in texts]
             for j in range(i + 1):
                 if j not in latents:
-                    latents[j] = torch.cat([base.encode_images(image[None]) for image in line.images(tasks[j])])
+                    latents[j] = encode_one_by_one(base, line.images(tasks[j]))
                 found = classify(base, latents[j], prompts, trials, seed=0, pruned=False)
                 accuracies[i, j] = float((found.predicted == j).float().mean())
                 on_progress(PHASE, len(accuracies), total)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..apply import attach
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, encode_one_by_one
 from ..methods.ewc import EWC
 from ..sequence import ConceptSequence
 from ..settings import TrainSettings
@@ -77,9 +77,8 @@ def restored_task(denoiser: Denoiser, line: ConceptSequence) -> TrainedTask:
     """
     adapter, tokens = attach(denoiser, line)
     task = line.tasks[-1]
-    with torch.no_grad():
-        latents = torch.cat([denoiser.encode_images(image[None].to(denoiser.device)) for image in line.images(task)])
-    return trained_task(denoiser, adapter, tokens, line.up_to(task.index - 1), task, latents.float())
+    latents = encode_one_by_one(denoiser, line.images(task))
+    return trained_task(denoiser, adapter, tokens, line.up_to(task.index - 1), task, latents)
 
 
 def _spectra(ewc: EWC, task: TrainedTask, draws: int, on_draws: Callable[[int], None]) -> dict[str, Spectrum]:

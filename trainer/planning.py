@@ -1,0 +1,86 @@
+"""What a task will be, and whether it can be: all that is known before any training."""
+
+from dataclasses import asdict
+
+from .adapters.layers import cross_attention_layers
+from .concept import Concept
+from .denoiser import Denoiser
+from .errors import ContinualLoraError
+from .recipes import adapter_name, build_methods
+from .sequence import ConceptSequence, TaskRecord, digest
+from .settings import TrainSettings
+
+# These change how a task is computed, not what comes out.
+NOT_IN_KEY = {"checkpoint_every", "low_memory"}
+
+
+def task_record(sequence: ConceptSequence, concept: Concept, settings: TrainSettings) -> TaskRecord:
+    """The record of the task to come, its key made from all that it depends on."""
+    chosen = {name: value for name, value in asdict(settings).items() if name not in NOT_IN_KEY}
+    depends_on = {
+        "parent": sequence.head,
+        "base": sequence.base,
+        "concept": [concept.name, concept.token, concept.class_noun, concept.prompt, concept.prompts],
+        "images": concept.digests,
+        "settings": chosen,
+    }
+    key, index = digest(depends_on), len(sequence.tasks) + 1
+    return TaskRecord(
+        key=key,
+        parent=sequence.head,
+        folder=f"{index:02d}-{concept.token}-{key[:12]}",
+        index=index,
+        concept=concept.name,
+        token=concept.token,
+        class_noun=concept.class_noun,
+        prompt=concept.prompt,
+        recipe=settings.recipe,
+        settings=asdict(settings),
+        image_digests=concept.digests,
+        values={},
+    )
+
+
+def check_fits(sequence: ConceptSequence, concept: Concept, settings: TrainSettings, denoiser: Denoiser) -> None:
+    """Everything that can be wrong, before any training.
+
+    Raises:
+        ContinualLoraError: another base, adapter, rank or alpha, a token in use, an unknown recipe, no cross-attention,
+            nothing to train.
+    """
+    sequence.check_base(denoiser.fingerprint)
+    cross_attention_layers(denoiser.unet)
+    build_methods(settings)
+    adapter = adapter_name(settings.recipe, settings.adapter)
+    if adapter == "token_only" and settings.token_learning_rate == 0:
+        raise ContinualLoraError(
+            f'With {settings.recipe}, "token_learning_rate" should be above 0: the word vector is all that is trained.',
+            "It is 0.",
+            "Raise it, 0.001 for example.",
+        )
+    for task in sequence.tasks:
+        if task.token == concept.token:
+            raise ContinualLoraError(
+                f'"token" should be new to "{sequence.root.name}".',
+                f"`{concept.token}` already stands for its concept {task.index}, {task.concept}.",
+                "Choose another token.",
+            )
+        own_adapter = adapter_name(task.recipe, task.adapter)
+        if own_adapter != adapter:
+            raise ContinualLoraError(
+                f'To go on from "{sequence.root.name}", the recipe should train what its concepts did ({own_adapter}).',
+                f"{settings.recipe} trains another kind of adapter ({adapter}).",
+                f"Choose a recipe such as {task.recipe}, or start a new sequence.",
+            )
+        for name, own, now in (("rank", task.rank, settings.rank), ("alpha", task.alpha, settings.effective_alpha)):
+            if own != now:
+                raise ContinualLoraError(
+                    f'To go on from "{sequence.root.name}", "{name}" should be {own}, its own.',
+                    f"This node is set to {name} {now}.",
+                    f'Set "{name}" to {own}, or start a new sequence.',
+                )
+
+
+def task_seed(task: TaskRecord) -> str:
+    """What every draw of a task is seeded with."""
+    return f"{task.settings['seed']}/{task.index}"
