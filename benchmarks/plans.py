@@ -17,7 +17,7 @@ GUIDANCE = 2.0
 STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0)
 STRENGTHS_OF: dict[str, tuple[float, ...]] = {
     "c_lora": (0.1, 1.0, 10.0, 100.0, 1000.0),
-    "custom_diffusion_ewc": (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0),
+    "custom_diffusion_ewc": (30.0, 100.0, 300.0, 1000.0, 10_000.0),
 }
 PENALTY_RECIPES = tuple(name for name, recipe in RECIPES.items() if {"ewc", "c_lora"} & recipe.methods.keys())
 # Learning rates: of those in `tuned_rates`, what learned the tuning concepts best (results/tuning.csv, new_mmd).
@@ -27,8 +27,15 @@ RATES: dict[str, dict[str, float]] = {
     "textual_inversion": {"token_learning_rate": 0.25},
     "vera": {"learning_rate": 0.25},
 }
-# Strengths: the lowest A_MMD on the tuning sequence among those that still learn (see docs/benchmark.md).
-STRENGTH: dict[str, float] = {}
+# Strengths: the lowest A_MMD on the tuning concepts of those in `tuned_strengths`, whatever else they do there.
+STRENGTH: dict[str, float] = {
+    "lora_ewc": 10.0,
+    "lora_ewc_dc": 10.0,
+    "lora_dsc_ewc": 10.0,
+    "lora_dsc_ewc_dc": 10.0,
+    "c_lora": 1000.0,
+    "custom_diffusion_ewc": 10_000.0,
+}
 
 
 def job(
@@ -42,7 +49,7 @@ def job(
 ) -> Job:
     """A run with the chosen settings of its recipe and adapter, but for `changes`."""
     rates = RATES.get("vera" if adapter == "vera" else recipe, {})
-    strength = {"penalty_weight": STRENGTH.get(recipe, 10.0) if recipe in PENALTY_RECIPES else 0.0}
+    strength = {"penalty_weight": STRENGTH.get(recipe, 0.0)}
     trained = "lora" if recipe == JOINT else recipe
     settings = replace(
         TINY_SETTINGS, **{"recipe": trained, "seed": seed, "adapter": adapter, **strength, **rates, **changes}

@@ -38,6 +38,16 @@ def sequence_root(name: str) -> Path:
     return sequences_folder() / name
 
 
+def lora_names() -> list[str]:
+    """The LoRA files that the host lists; only those that hold no code."""
+    return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
+
+
+def lora_path(name: str) -> Path:
+    """The file of a LoRA that the host lists."""
+    return Path(folder_paths.get_full_path_or_raise("loras", name))
+
+
 @contextmanager
 def training_mode() -> Iterator[None]:
     """Nodes run under inference mode; autograd needs ordinary tensors."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from ..trainer.adapters.layouts import load_lora
 from ..trainer.bases.comfyui.apply import apply_lora, clip_with_tokens
 from ..trainer.bases.comfyui.base import ComfyBase
 from ..trainer.concept import Concept as ConceptImages
@@ -11,9 +12,11 @@ from ..trainer.sequence import ConceptSequence as Sequence
 from ..trainer.settings import TrainSettings
 from ..trainer.task import StepRecord
 from ..trainer.teach import teach
-from .host import Progress, sequence_root, training_mode
+from .host import Progress, lora_names, lora_path, sequence_root, training_mode
 from .setting_inputs import setting_inputs
 from .sockets import CATEGORY, Concept, ConceptSequence, Options
+
+NO_LORA = "[None]"  # the core's word in its own trainer
 
 
 class TrainContinualLora(io.ComfyNode):
@@ -46,6 +49,14 @@ class TrainContinualLora(io.ComfyNode):
                     "sequence", tooltip="What was taught before; nothing starts anew.", optional=True
                 ),
                 Options.Input("options", tooltip="From Continual LoRA Options.", optional=True),
+                io.Combo.Input(
+                    "existing_lora",
+                    options=[NO_LORA, *lora_names()],
+                    default=NO_LORA,
+                    tooltip="A LoRA that a new sequence starts from, of any tool, if it holds keys and values of the "
+                    "cross-attention and nothing else. Any other belongs into Load LoRA before this node.",
+                    optional=True,
+                ),
             ],
             outputs=[
                 ConceptSequence.Output(display_name="sequence", tooltip="The sequence with this concept added."),
@@ -66,6 +77,7 @@ class TrainContinualLora(io.ComfyNode):
         sequence_name: str,
         sequence: Sequence | None = None,
         options: dict[str, Any] | None = None,
+        existing_lora: str = NO_LORA,
         **basic: Any,
     ) -> io.NodeOutput:
         """Check, train or find the finished task, apply it."""
@@ -77,7 +89,8 @@ class TrainContinualLora(io.ComfyNode):
         with training_mode():
             base = ComfyBase(model, clip, vae)
             before = sequence or Sequence.create(sequence_root(sequence_name), base.fingerprint)
-            taught = teach(base, concept, settings, before, on_step)
+            start = None if existing_lora == NO_LORA else load_lora(lora_path(existing_lora), base.unet)
+            taught = teach(base, concept, settings, before, on_step, start)
         task = taught.tasks[-1]
         lora = taught.lora(task)
         return io.NodeOutput(

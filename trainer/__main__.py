@@ -12,6 +12,7 @@ COMMANDS = {
     "score": (commands.add_score, commands.run_score, "classify images by the model's own denoising error"),
     "evaluate": (commands.add_evaluate, commands.run_evaluate, "draw, measure and report what a sequence remembers"),
     "merge": (commands.add_merge, commands.run_merge, "merge sequences, or tasks of one, into a LoRA file"),
+    "convert": (commands.add_convert, commands.run_convert, "write a LoRA in the key layout of another tool"),
     "demo": (demo.add_demo, demo.run_demo, "teach three bundled concepts and write a report"),
 }
 

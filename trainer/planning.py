@@ -1,11 +1,15 @@
 """What a task will be, and whether it can be: all that is known before any training."""
 
 from dataclasses import asdict
+from typing import Any
 
+from .adapters.factors import Lora
 from .adapters.layers import cross_attention_layers
+from .adapters.lora import state_of
 from .concept import Concept
 from .denoiser import Denoiser
 from .errors import ContinualLoraError
+from .metadata import tensor_hash
 from .recipes import adapter_name, build_methods
 from .sequence import ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
@@ -14,16 +18,21 @@ from .settings import TrainSettings
 NOT_IN_KEY = {"checkpoint_every", "low_memory"}
 
 
-def task_record(sequence: ConceptSequence, concept: Concept, settings: TrainSettings) -> TaskRecord:
+def task_record(
+    sequence: ConceptSequence, concept: Concept, settings: TrainSettings, start: Lora | None = None
+) -> TaskRecord:
     """The record of the task to come, its key made from all that it depends on."""
     chosen = {name: value for name, value in asdict(settings).items() if name not in NOT_IN_KEY}
-    depends_on = {
+    depends_on: dict[str, Any] = {
         "parent": sequence.head,
         "base": sequence.base,
         "concept": [concept.name, concept.token, concept.class_noun, concept.prompt, concept.prompts],
         "images": concept.digests,
         "settings": chosen,
     }
+    if start is not None:
+        alphas = {layer: factors.alpha for layer, factors in start.items()}
+        depends_on["start"] = [alphas, tensor_hash(state_of(start))]
     key, index = digest(depends_on), len(sequence.tasks) + 1
     return TaskRecord(
         key=key,
@@ -41,12 +50,18 @@ def task_record(sequence: ConceptSequence, concept: Concept, settings: TrainSett
     )
 
 
-def check_fits(sequence: ConceptSequence, concept: Concept, settings: TrainSettings, denoiser: Denoiser) -> None:
+def check_fits(
+    sequence: ConceptSequence,
+    concept: Concept,
+    settings: TrainSettings,
+    denoiser: Denoiser,
+    start: Lora | None = None,
+) -> None:
     """Everything that can be wrong, before any training.
 
     Raises:
         ContinualLoraError: another base, adapter, rank or alpha, a token in use, an unknown recipe, no cross-attention,
-            nothing to train.
+            nothing to train, an existing LoRA where the sequence goes on from its own.
     """
     sequence.check_base(denoiser.fingerprint)
     cross_attention_layers(denoiser.unet)
@@ -57,6 +72,12 @@ def check_fits(sequence: ConceptSequence, concept: Concept, settings: TrainSetti
             f'With {settings.recipe}, "token_learning_rate" should be above 0: the word vector is all that is trained.',
             "It is 0.",
             "Raise it, 0.001 for example.",
+        )
+    if start is not None and sequence.head:
+        raise ContinualLoraError(
+            "Only the first concept of a sequence can start from an existing LoRA.",
+            f'"{sequence.root.name}" has {len(sequence.tasks)} concepts, and goes on from its own.',
+            "Choose no existing LoRA here, or start a new sequence.",
         )
     for task in sequence.tasks:
         if task.token == concept.token:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter
+from .adapters.factors import Lora
 from .apply import tokens_on
 from .augment import Pool, training_pool
 from .concept import Concept, prepare
@@ -32,6 +33,7 @@ def teach(
     settings: TrainSettings,
     sequence: ConceptSequence,
     on_step: Callable[[StepRecord], None] = lambda record: None,
+    start: Lora | None = None,
 ) -> ConceptSequence:
     """Add one concept to a sequence.
 
@@ -41,15 +43,16 @@ def teach(
         settings: how.
         sequence: the line to go on from.
         on_step: told after every step of every phase; what it raises stops the training, which can be resumed.
+        start: a LoRA of another training that the first concept starts from.
 
     Returns:
         The line with the concept as its newest task; at once, without training, if it is on disk already.
     """
-    check_fits(sequence, concept, settings, denoiser)
-    task = task_record(sequence, concept, settings)
+    check_fits(sequence, concept, settings, denoiser, start)
+    task = task_record(sequence, concept, settings, start)
     if done := sequence.find(task.key):
         return done
-    training = _Training(denoiser, concept, settings, sequence, task, on_step)
+    training = _Training(denoiser, concept, settings, sequence, task, on_step, start)
     partial = sequence.partial_path(task.key)
     if partial.exists():
         training.state.load_state_dict(load_file(partial))
@@ -114,6 +117,7 @@ class _Training:
         sequence: ConceptSequence,
         task: TaskRecord,
         on_step: Callable[[StepRecord], None],
+        start: Lora | None = None,
     ) -> None:
         self.denoiser, self.concept, self.settings = denoiser, concept, settings
         self.sequence, self.task, self.on_step = sequence, task, on_step
@@ -136,6 +140,8 @@ class _Training:
                 method.load_state_dict(
                     {k.removeprefix(f"{name}."): v for k, v in self.carried.items() if k.startswith(f"{name}.")}
                 )
+        elif start is not None:
+            adapter.start_from(start)
         self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings)
         self.earlier_tokens = tokens_on(denoiser.device, sequence)
 

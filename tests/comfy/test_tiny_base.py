@@ -39,10 +39,10 @@ def text_to_image(positive: str, seed: int = 1, steps: int = 2) -> dict:
 
 
 def pixels(client: Client, prompt: dict) -> torch.Tensor:
-    """Run the prompt; its first image as [H, W, 3], 0..255."""
+    """Run the prompt; the first image of node 7 as [H, W, 3], 0..255."""
     run = client.run(prompt)
     assert run.status == "success", run.error
-    with Image.open(io.BytesIO(client.view(run.images[0]))) as image:
+    with Image.open(io.BytesIO(client.view(run.outputs["7"]["images"][0]))) as image:
         return torch.tensor(list(image.convert("RGB").tobytes())).reshape(image.height, image.width, 3)
 
 

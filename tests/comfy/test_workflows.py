@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from .server import Client, Server
+from .test_cli import cli
 from .workflow import to_prompt
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +78,10 @@ def picture(client: Client, image: dict[str, str]) -> Image.Image:
     return Image.open(io.BytesIO(client.view(image))).convert("RGB")
 
 
+def pixels_of(image: Image.Image) -> torch.Tensor:
+    return torch.tensor(list(image.tobytes()))
+
+
 def complaints(server: Server, start: int) -> list[str]:
     words = ("lora key not loaded", "NOT LOADED", "Traceback", "does not exist")
     return [line for line in server.log[start:].splitlines() if any(word in line for word in words)]
@@ -112,9 +117,9 @@ def test_queueing_again_trains_nothing(client: Client, server: Server) -> None:
 
 @pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
 def test_sequential_sd15_leaves_a_lora_that_core_loads(
-    client: Client, server: Server, family: str, request: pytest.FixtureRequest
+    client: Client, server: Server, family: str, comfy_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """The workflow on every family: one picture by our nodes, one by the core's with the saved files."""
+    """The workflow on every family: one picture by our nodes, and by the core's with the saved files."""
     start, file = len(server.log), request.getfixturevalue(f"{family}_checkpoint")
     prompt = shortened(load(client, "sequential_concepts_sd15"), family, file)
     for number in of_kind(prompt, "ContinualLoRA_SaveSequence"):
@@ -142,8 +147,16 @@ def test_sequential_sd15_leaves_a_lora_that_core_loads(
         del loaded[number]
     ours, theirs = run(client, prompt).outputs, run(client, loaded).outputs
     (fox, *_) = of_kind(prompt, "SaveImage")
-    same = [torch.tensor(list(picture(client, out[fox]["images"][0]).tobytes())) for out in (ours, theirs)]
-    assert (same[0] - same[1]).abs().max() <= 1
+    checkpoint = ["--comfyui", comfy_path, "--checkpoint", ROOT / "build" / "checkpoints" / file]
+    diffusers, comfyui = (
+        saved.with_name(f"three_{family}_{layout}.safetensors") for layout in ("diffusers", "comfyui")
+    )
+    cli("convert", saved, "--to", "diffusers", "--out", diffusers, *checkpoint)
+    cli("convert", diffusers, "--to", "comfyui", "--out", comfyui, *checkpoint)
+    loaded["lora"]["inputs"]["lora_name"] = comfyui.name
+    in_other_keys = run(client, loaded).outputs
+    same = [pixels_of(picture(client, out[fox]["images"][0])) for out in (ours, theirs, in_other_keys)]
+    assert (same[0] - same[1]).abs().max() <= 1 and same[1].equal(same[2])
     assert complaints(server, start) == []
 
 

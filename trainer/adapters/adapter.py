@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ContinualLoraError
+from .factors import Lora
 from .kohya import kohya_prefixes
 from .layers import cross_attention_layers
 
@@ -62,6 +63,21 @@ class Adapter(ABC):
     def go_on_from(self, files: Files) -> None:
         """Start where the adapter that wrote `files` ended."""
         self.load_state_dict(self.state_of(files))
+
+    def start_from(self, lora: Lora) -> None:
+        """Start a sequence where a LoRA of another training ended.
+
+        Args:
+            lora: by layer; layers that it lacks start as ever.
+
+        Raises:
+            ContinualLoraError: this adapter cannot be a LoRA, or its rank is too small.
+        """
+        raise ContinualLoraError(
+            "A recipe that starts from an existing LoRA should train a LoRA.",
+            f"This one trains another kind of adapter ({type(self).__name__}).",
+            "Choose a recipe such as lora_ewc_dc with the adapter lora, or no existing LoRA.",
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of the parameters on the CPU."""

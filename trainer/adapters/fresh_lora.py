@@ -4,10 +4,13 @@ Source: C-LoRA, Smith et al., arXiv 2304.06027 (with its penalty, methods/c_lora
 arXiv 2410.04891 (without one). The sum is a full matrix a layer, so the state is constant in the number of concepts.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from .adapter import Files
+from .factors import Lora
 from .kohya import differences_from_kohya, differences_to_kohya
 from .lora import LoraAdapter
 
@@ -32,9 +35,17 @@ class FreshLoraAdapter(LoraAdapter):
             total = {name: (delta + self._past.get(name, 0.0)).cpu() for name, delta in self.deltas().items()}
         return {"lora": differences_to_kohya(total, self.kohya_names)}
 
+    def start_from(self, lora: Lora) -> None:
+        """Fold it in: it is the past of the first concept."""
+        none = {name: torch.zeros_like(delta) for name, delta in self.deltas().items()}
+        self._fold(none | {name: factors.delta for name, factors in lora.items()})
+
     def go_on_from(self, files: Files) -> None:
         """Fold what was learned so far into the view's own weights; the LoRA stays as it starts."""
-        for name, difference in differences_from_kohya(files["lora"], self.names, self.kohya_names).items():
+        self._fold(differences_from_kohya(files["lora"], self.names, self.kohya_names))
+
+    def _fold(self, differences: Mapping[str, Tensor]) -> None:
+        for name, difference in differences.items():
             base = self.unet.get_submodule(f"{name}.base_layer")
             weight = base.get_parameter("weight")
             self._past[name] = difference.to(weight.device)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from .adapter import Adapter, Files
+from .factors import Lora
 from .kohya import differences_from_kohya, differences_to_kohya
 from .layers import replace_layer
 
@@ -42,6 +43,11 @@ class FullAdapter(Adapter):
             layer = WithDifference(unet.get_submodule(name))
             replace_layer(unet, name, layer)
             self.layers[f"{name}.difference"] = layer.difference
+
+    def start_from(self, lora: Lora) -> None:
+        """See `Adapter`."""
+        for name, factors in lora.items():
+            self.parameters[f"{name}.difference"].data.copy_(factors.delta)
 
     def deltas(self) -> dict[str, Tensor]:
         """See `Adapter`."""

@@ -11,22 +11,15 @@ from .factors import Lora, LoraFactors
 PREFIX = "lora_unet_"
 
 
-def kohya_prefixes(unet: nn.Module) -> dict[str, str]:
-    """Layer prefixes of an original-layout U-Net in the words that kohya's keys are made of.
-
-    These are diffusers' words for Stable Diffusion 1.x and 2.x, and the original ones for XL.
+def diffusers_prefixes(unet: nn.Module) -> dict[str, str]:
+    """Layer prefixes of an original-layout U-Net in diffusers' words.
 
     Args:
-        unet: has `input_blocks`, `middle_block`, `output_blocks`, XL also `label_emb`.
+        unet: has `input_blocks`, `middle_block`, `output_blocks`.
 
     Returns:
         For example {"input_blocks.1.1": "down_blocks.0.attentions.0", "middle_block.1": "mid_block.attentions.0"}.
     """
-    if hasattr(unet, "label_emb"):
-        blocks = [
-            f"{side}_blocks.{n}.1" for side in ("input", "output") for n in range(len(getattr(unet, f"{side}_blocks")))
-        ]
-        return {name: name for name in (*blocks, "middle_block.1")}
     names: dict[str, str] = {}
     for side, diffusers, resampler in (("input", "down", "Downsample"), ("output", "up", "Upsample")):
         level = index = 0
@@ -43,6 +36,24 @@ def kohya_prefixes(unet: nn.Module) -> dict[str, str]:
     return names
 
 
+def kohya_prefixes(unet: nn.Module) -> dict[str, str]:
+    """The same in the words of kohya's keys: diffusers' for Stable Diffusion 1.x and 2.x, the original ones for XL."""
+    names = diffusers_prefixes(unet)
+    return {name: name for name in names} if hasattr(unet, "label_emb") else names
+
+
+def diffusers_name(layer: str, names: Mapping[str, str]) -> str:
+    """A layer in other words, "input_blocks.1.1.transformer_blocks.0.attn2.to_k" -> "down_blocks.0.attentions.0....".
+
+    Args:
+        layer: name of the layer in the U-Net.
+        names: what `diffusers_prefixes` or `kohya_prefixes` found.
+    """
+    match = re.fullmatch(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.1)\.(.+)", layer)
+    assert match, layer
+    return f"{names[match[1]]}.{match[2]}"
+
+
 def kohya_key(layer: str, names: Mapping[str, str]) -> str:
     """The key stem of a layer, "input_blocks.1.1.transformer_blocks.0.attn2.to_k" -> "lora_unet_down_blocks_0_...".
 
@@ -50,9 +61,7 @@ def kohya_key(layer: str, names: Mapping[str, str]) -> str:
         layer: name of the layer in the U-Net.
         names: what `kohya_prefixes` found.
     """
-    match = re.fullmatch(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.1)\.(.+)", layer)
-    assert match, layer
-    return PREFIX + f"{names[match[1]]}.{match[2]}".replace(".", "_")
+    return PREFIX + diffusers_name(layer, names).replace(".", "_")
 
 
 def to_kohya(lora: Lora, names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Source: Hu et al., arXiv 2106.09685.
 import torch
 from torch import Tensor, nn
 
+from ..errors import ContinualLoraError
 from .adapter import Adapter, Files
 from .factors import Lora, LoraFactors
 from .kohya import from_kohya, to_kohya
@@ -39,6 +40,21 @@ class LoraAdapter(Adapter):
                 weight.uniform_(-bound, bound, generator=rng)
             parameter.data = weight.to(parameter.device)
             parameter.requires_grad_(True)
+
+    def start_from(self, lora: Lora) -> None:
+        """See `Adapter`; the same update to the model, whatever its rank and alpha were, and room to learn more."""
+        theta = self.parameters
+        for name, factors in lora.items():
+            if factors.rank > self.rank:
+                raise ContinualLoraError(
+                    f'"rank" should be at least {factors.rank}, that of the existing LoRA.',
+                    f"It is {self.rank}.",
+                    f'Set "rank" to {factors.rank} or more.',
+                )
+            # Both factors by the root of what the scales differ in; the ranks beyond start as a new LoRA does.
+            balance = ((factors.alpha / factors.rank) / (self.alpha / self.rank)) ** 0.5
+            theta[f"{name}.lora_down"].data[: factors.rank].copy_(balance * factors.down)
+            theta[f"{name}.lora_up"].data[:, : factors.rank].copy_(balance * factors.up)
 
     def deltas(self) -> dict[str, Tensor]:
         """See `Adapter`."""

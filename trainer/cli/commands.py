@@ -1,4 +1,4 @@
-"""train, generate, score, evaluate, merge."""
+"""train, generate, score, evaluate, merge, convert."""
 
 import argparse
 import sys
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
+from ..adapters.layouts import FACTORS, METADATA_KEY, load_lora, peft_config, write_lora
 from ..apply import apply_sequence
 from ..classifier import candidate_prompts, classify
 from ..concept import TEMPLATE, load_concept, prepare
 from ..denoiser import Denoiser, TokenVectors, encode_one_by_one
 from ..evaluation.evaluate import evaluate
 from ..evaluation.report import markdown_table, write_evaluation
-from ..files import write_tensors
+from ..files import write_json, write_tensors
 from ..images import to_pil
 from ..merging import MERGE_METHODS
 from ..merging.lines import merge_sequences
@@ -20,7 +21,7 @@ from ..metrics.features import FeatureEncoder
 from ..metrics.features.efficientnet import EfficientNetLite0
 from ..metrics.features.open_clip import OpenClip
 from ..sampling import generate
-from ..sequence import ConceptSequence
+from ..sequence import ConceptSequence, read_metadata
 from ..teach import teach
 from .arguments import Bar, add_base_arguments, add_settings_arguments, base_and_artist, open_base, settings_of
 
@@ -34,6 +35,9 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default=TEMPLATE, help="what it is trained under (default: %(default)s)")
     parser.add_argument(
         "--alpha-channel", choices=("composite", "mask"), default="composite", help="transparent places"
+    )
+    parser.add_argument(
+        "--existing-lora", type=Path, help="a LoRA of this base's cross-attention that a new sequence starts from"
     )
     add_settings_arguments(parser)
     add_base_arguments(parser)
@@ -57,8 +61,9 @@ def run_train(arguments: argparse.Namespace) -> None:
         if task.token == concept.token:
             before = before.up_to(task.index - 1)
             break
+    start = load_lora(arguments.existing_lora, denoiser.unet) if arguments.existing_lora else None
     with Bar(f"{concept.token} ") as bar:
-        after = teach(denoiser, concept, settings, before, bar)
+        after = teach(denoiser, concept, settings, before, bar, start)
     newest = after.tasks[-1]
     print(f"Concept {newest.index}, <{newest.token}>, is in {after.folder(newest)}")
 
@@ -216,6 +221,32 @@ def run_merge(arguments: argparse.Namespace) -> None:
     )
     write_tensors(arguments.out, merged.lora, merged.metadata)
     print(arguments.out)
+
+
+def add_convert(parser: argparse.ArgumentParser) -> None:
+    """Write a LoRA in the key layout of another tool."""
+    parser.add_argument("lora", type=Path, help="a LoRA file of any of the layouts")
+    parser.add_argument("--to", choices=FACTORS, required=True, help="the layout")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the file to write; for peft a folder, with its adapter_config.json"
+    )
+    add_base_arguments(parser)
+
+
+def run_convert(arguments: argparse.Namespace) -> None:
+    """Read by any layout, write by one; an existing file is never overwritten."""
+    out: Path = arguments.out
+    if out.exists():
+        sys.exit(f"{out} exists already; nothing is overwritten. Choose another name.")
+    unet = open_base(arguments).unet
+    lora = load_lora(arguments.lora, unet)
+    tensors, layout_metadata = write_lora(lora, unet, arguments.to)
+    metadata = {name: text for name, text in read_metadata(arguments.lora).items() if name != METADATA_KEY}
+    if arguments.to == "peft":
+        write_json(out / "adapter_config.json", peft_config(lora))
+        out = out / "adapter_model.safetensors"
+    write_tensors(out, tensors, metadata | layout_metadata)
+    print(out)
 
 
 def _opened(denoiser: Denoiser, root: Path | None, task: int) -> dict[str, TokenVectors]:

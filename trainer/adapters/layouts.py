@@ -1,0 +1,173 @@
+"""The key layouts in which tools write a LoRA of a U-Net: kohya's, diffusers', peft's and ComfyUI's own trainer's.
+
+They differ in the words for a layer (the original ones, or diffusers') and in those for the two factors. kohya and
+ComfyUI write alpha beside the factors; diffusers has it in the metadata, peft in a configuration file.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ..errors import ContinualLoraError
+from .factors import Lora, LoraFactors
+from .kohya import PREFIX, diffusers_name, diffusers_prefixes, kohya_key, kohya_prefixes
+from .layers import CROSS_ATTENTION_KV, cross_attention_layers
+
+# layout -> what stands behind a layer's name for down and up
+FACTORS = {
+    "kohya": ("lora_down.weight", "lora_up.weight"),
+    "comfyui": ("lora_down.weight", "lora_up.weight"),
+    "diffusers": ("lora_A.weight", "lora_B.weight"),
+    "peft": ("lora_A.weight", "lora_B.weight"),
+}
+# What is read; the last two of each are of older diffusers versions.
+DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", "_lora.down.weight")
+UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", "_lora.up.weight")
+ALPHA = (".alpha",)
+# Where diffusers keeps a LoRA's configuration: JSON in the metadata of the file, its names behind "unet.".
+METADATA_KEY, METADATA_PREFIX = "lora_adapter_metadata", "unet."
+PEFT_PREFIX = "base_model.model."
+
+
+def load_lora(path: Path, unet: nn.Module) -> Lora:
+    """Read a LoRA file; see `read_lora`."""
+    with safe_open(path, "pt") as file:
+        return read_lora({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}, unet)  # noqa: SIM118
+
+
+def read_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], unet: nn.Module) -> Lora:
+    """Read a LoRA of any of the layouts.
+
+    Args:
+        tensors: of the file.
+        metadata: of the file; diffusers writes alpha there.
+        unet: the model that it is for.
+
+    Returns:
+        Its factors, fp32, by the layer's name in `unet`; an alpha that is written nowhere is the rank.
+
+    Raises:
+        ContinualLoraError: a tensor is none of a K or V of the cross-attention, or half of a pair is missing; nothing
+            is dropped in silence.
+    """
+    stems = _stems_read(unet)
+    found: dict[str, dict[str, Tensor]] = {}
+    foreign = []
+    for key, tensor in tensors.items():
+        role, stem = _split(key)
+        if stem in stems and tensor.dim() == (0 if role == "alpha" else 2):
+            found.setdefault(stems[stem], {})[role] = tensor
+        else:
+            foreign.append(key)
+    if foreign or not found:
+        raise ContinualLoraError(
+            "An existing LoRA should hold factors of the cross-attention's keys and values (attn2.to_k, attn2.to_v) of "
+            "this model, and nothing else.",
+            f"`{sorted(foreign)[0]}` and {len(foreign) - 1} other tensors are something else."
+            if foreign
+            else "It is empty.",
+            "Apply this LoRA to the model with Load LoRA: it then belongs to the base, stays frozen, and the sequence "
+            "is trained on top of it.",
+        )
+    alpha = _alpha_of(metadata)
+    lora: Lora = {}
+    for layer in cross_attention_layers(unet):
+        if layer not in found:
+            continue
+        parts = found[layer]
+        if not {"down", "up"} <= parts.keys():
+            raise ContinualLoraError(
+                f"The LoRA should hold both factors of `{layer}`.",
+                f"It holds {', '.join(sorted(parts))} only.",
+                "Save or download it again.",
+            )
+        down, up = parts["down"].float(), parts["up"].float()
+        own = float(parts["alpha"]) if "alpha" in parts else len(down) if alpha is None else alpha
+        lora[layer] = LoraFactors(down, up, own)
+    return lora
+
+
+def write_lora(lora: Lora, unet: nn.Module, layout: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Write a LoRA in a layout; `read_lora` gives the same factors back.
+
+    Args:
+        lora: by the layer's name in `unet`.
+        unet: the model that it is for.
+        layout: a key of `FACTORS`.
+
+    Returns:
+        Tensors and metadata of the file; for peft the metadata goes into `peft_config` instead.
+
+    Raises:
+        ContinualLoraError: the layout knows one rank and one alpha, and the LoRA has several.
+    """
+    tensors: dict[str, Tensor] = {}
+    down, up = FACTORS[layout]
+    for layer, factors in lora.items():
+        stem = _stem(layer, unet, layout)
+        tensors[f"{stem}.{down}"], tensors[f"{stem}.{up}"] = factors.down.contiguous(), factors.up.contiguous()
+        if layout in ("kohya", "comfyui"):
+            tensors[f"{stem}.alpha"] = factors.down.new_tensor(factors.alpha)
+    if layout != "diffusers":
+        return tensors, {}
+    config = {f"{METADATA_PREFIX}{name}": value for name, value in peft_config(lora).items()}
+    return tensors, {METADATA_KEY: json.dumps(config, sort_keys=True)}
+
+
+def peft_config(lora: Lora) -> dict[str, Any]:
+    """What peft's adapter_config.json says of a LoRA.
+
+    Raises:
+        ContinualLoraError: it has several ranks or alphas.
+    """
+    kinds = sorted({(factors.rank, factors.alpha) for factors in lora.values()})
+    if len(kinds) != 1:
+        raise ContinualLoraError(
+            "For peft and diffusers all layers of a LoRA should have one rank and one alpha.",
+            f"This one has (rank, alpha) {', '.join(map(str, kinds))}.",
+            "Convert it to kohya's layout, which keeps them by layer.",
+        )
+    rank, alpha = kinds[0]
+    return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": CROSS_ATTENTION_KV}
+
+
+def _stem(layer: str, unet: nn.Module, layout: str) -> str:
+    if layout == "kohya":
+        return kohya_key(layer, kohya_prefixes(unet))
+    if layout == "comfyui":
+        return f"diffusion_model.{layer}"
+    name = diffusers_name(layer, diffusers_prefixes(unet))
+    return f"{PEFT_PREFIX}{name}" if layout == "peft" else f"unet.{name}"
+
+
+def _stems_read(unet: nn.Module) -> dict[str, str]:
+    """Every name under which a layer may stand in a file -> the layer."""
+    names = diffusers_prefixes(unet)
+    stems: dict[str, str] = {}
+    for layer in cross_attention_layers(unet):
+        name = diffusers_name(layer, names)
+        written = {_stem(layer, unet, layout) for layout in FACTORS}
+        # Some tools write XL's layers in diffusers' words, too; peft without its prefix is a bare state dict.
+        written |= {name, layer, *(PREFIX + word.replace(".", "_") for word in (name, layer))}
+        stems |= dict.fromkeys(written, layer)
+    return stems
+
+
+def _split(key: str) -> tuple[str, str]:
+    """A tensor's role and its layer's name in the file; an older diffusers put a processor in between."""
+    for role, endings in (("down", DOWN), ("up", UP), ("alpha", ALPHA)):
+        for ending in endings:
+            if key.endswith(ending):
+                return role, key.removesuffix(ending).replace(".processor.", ".")
+    return "", key
+
+
+def _alpha_of(metadata: Mapping[str, str]) -> float | None:
+    if METADATA_KEY not in metadata:
+        return None
+    alpha = json.loads(metadata[METADATA_KEY]).get(f"{METADATA_PREFIX}lora_alpha")
+    return None if alpha is None else float(alpha)
