@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .adapters.adapter import Adapter
 from .denoiser import Conditioning, Denoiser, TokenVectors
 from .errors import ContinualLoraError
-from .losses.denoising import draw_batch
+from .losses.denoising import draw_batches
 from .methods.method import Method
 from .prior import Prior
 from .schedule import schedule_factor
@@ -106,14 +106,20 @@ def train_concept(
     bf16 = uses_bf16(settings.mixed_precision, denoiser.device)
     while state.step < settings.steps:
         rng = step_rng(seed, "train", state.step)
-        indices = torch.randint(len(latents), (settings.batch_size,), generator=rng)
-        batch = draw_batch(denoiser, latents, masks, indices, rng)
-        with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=bf16):
-            loss = batch.error(encode(indices)).mean()
-            if prior is not None:
-                loss = loss + prior.error(denoiser, settings.batch_size, rng)
+        parts = settings.gradient_accumulation
+        indices = torch.randint(len(latents), (parts * settings.batch_size,), generator=rng).chunk(parts)
         added = total_penalty(methods, state.adapter)
-        penalty = loss.new_zeros(()) if added is None else added
+        penalty = latents.new_zeros(()) if added is None else added
+        state.optimizer.zero_grad(set_to_none=True)
+        loss = latents.new_zeros(())
+        for part, batch in zip(indices, draw_batches(denoiser, latents, masks, indices, rng), strict=True):
+            with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=bf16):
+                error = batch.error(encode(part)).mean()
+                if prior is not None:
+                    error = error + prior.error(denoiser, settings.batch_size, rng)
+            share = error / parts
+            (share + penalty if part is indices[0] else share).backward()
+            loss += share.detach()
         if not torch.isfinite(loss + penalty):
             raise ContinualLoraError(
                 "The loss should be a number.",
@@ -121,8 +127,6 @@ def train_concept(
                 "Lower the learning rates, choose another class noun, or set mixed_precision to no; "
                 "what was trained before this step is kept.",
             )
-        state.optimizer.zero_grad(set_to_none=True)
-        (loss + penalty).backward()
         trained = [p for group in state.optimizer.param_groups for p in group["params"] if p.requires_grad]
         nn.utils.clip_grad_norm_(trained, settings.gradient_clip)
         for group, peak in zip(state.optimizer.param_groups, state.peaks, strict=True):

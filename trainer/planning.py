@@ -15,14 +15,16 @@ from .sequence import ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
 
 # These change how a task is computed, not what comes out.
-NOT_IN_KEY = {"checkpoint_every", "low_memory"}
+NOT_IN_KEY = {"checkpoint_every", "low_memory", "gradient_checkpointing"}
 
 
 def task_record(
     sequence: ConceptSequence, concept: Concept, settings: TrainSettings, start: Lora | None = None
 ) -> TaskRecord:
     """The record of the task to come, its key made from all that it depends on."""
-    chosen = {name: value for name, value in asdict(settings).items() if name not in NOT_IN_KEY}
+    # A setting at its default is left out, so that one that a later version adds changes no key.
+    defaults = asdict(TrainSettings())
+    chosen = {n: value for n, value in asdict(settings).items() if n not in NOT_IN_KEY and value != defaults[n]}
     depends_on: dict[str, Any] = {
         "parent": sequence.head,
         "base": sequence.base,

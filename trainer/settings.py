@@ -37,7 +37,7 @@ class TrainSettings:
         choices=("lora", "vera"),
         advanced=True,
     )
-    batch_size: int = setting(2, "Images per step.", minimum=1, maximum=256, advanced=True)
+    batch_size: int = setting(2, "Images per pass of the U-Net.", minimum=1, maximum=256, advanced=True)
     alpha: float = setting(
         0.0, "LoRA alpha; 0 means the same as the rank.", minimum=0.0, maximum=1024.0, step=0.5, advanced=True
     )
@@ -138,6 +138,20 @@ class TrainSettings:
     )
     checkpoint_every: int = setting(
         100, "Steps between the states that a killed training goes on from.", minimum=1, maximum=100_000, advanced=True
+    )
+    gradient_accumulation: int = setting(
+        1,
+        "Passes per step: the gradients of so many batches are added up before each step, which is a larger batch in "
+        "the memory of a small one.",
+        minimum=1,
+        maximum=256,
+        advanced=True,
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        "Compute the inside of the U-Net's blocks again on the way back instead of keeping it: the same result, less "
+        "memory, slower steps.",
+        advanced=True,
     )
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from .adapters.adapter import Adapter
 from .adapters.factors import Lora
 from .apply import tokens_on
 from .augment import Pool, training_pool
+from .checkpointing import checkpoint_blocks
 from .concept import Concept, prepare
 from .denoiser import Conditioning, Denoiser, TokenVectors, encode_one_by_one
 from .files import write_tensors
@@ -122,6 +123,8 @@ class _Training:
         self.denoiser, self.concept, self.settings = denoiser, concept, settings
         self.sequence, self.task, self.on_step = sequence, task, on_step
         self.seed = task_seed(task)
+        if settings.gradient_checkpointing:
+            checkpoint_blocks(denoiser.unet)
         rng = step_rng(self.seed, "initialize", 0)
         kind = ADAPTERS[adapter_name(settings.recipe, settings.adapter)]
         adapter = kind(denoiser.unet, settings.rank, settings.effective_alpha, rng)

@@ -187,3 +187,22 @@ def test_step_generators_differ_by_seed_phase_and_step_and_repeat():
 def test_bf16_only_where_asked_for_on_the_cpu():
     cpu = torch.device("cpu")
     assert [uses_bf16(choice, cpu) for choice in ("bf16", "auto", "no")] == [True, False, False]
+
+
+def test_accumulated_batches_are_one_large_batch():
+    large, small = Training(batch_size=6), Training(batch_size=2, gradient_accumulation=3)
+    for one, other in zip(large.steps(), small.steps(), strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=1e-5)
+    for name, value in large.bits().items():
+        torch.testing.assert_close(small.bits()[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_penalty_counts_once_however_many_passes_a_step_has():
+    large, small = (
+        Training([Weigh(toy_settings())], batch_size=6),
+        Training([Weigh(toy_settings())], batch_size=2, gradient_accumulation=3),
+    )
+    one, other = next(large.steps()), next(small.steps())
+    assert other.penalty == pytest.approx(one.penalty) and other.penalty > 0
+    for name, value in large.bits().items():
+        torch.testing.assert_close(small.bits()[name], value, rtol=1e-4, atol=1e-6)

@@ -1,5 +1,7 @@
 """The diffusion loss: noise an image, predict, compare."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -105,7 +107,17 @@ def draw_batch(
     denoiser: Denoiser, latents: Tensor, masks: Tensor | None, indices: Tensor, rng: torch.Generator
 ) -> NoisedBatch:
     """Noise the chosen latents with t uniform in 0..999 and standard normal noise, both drawn on the CPU from `rng`."""
-    t = torch.randint(1000, (len(indices),), generator=rng)
-    noise = torch.randn(len(indices), *latents.shape[1:], generator=rng)
-    chosen = None if masks is None else masks[indices]
-    return NoisedBatch(denoiser, latents[indices], t.to(latents.device), noise.to(latents), chosen)
+    (batch,) = draw_batches(denoiser, latents, masks, [indices], rng)
+    return batch
+
+
+def draw_batches(
+    denoiser: Denoiser, latents: Tensor, masks: Tensor | None, indices: Sequence[Tensor], rng: torch.Generator
+) -> Iterator[NoisedBatch]:
+    """The same in parts, one after another; however the images are parted, each has the same t and noise."""
+    sizes = [len(part) for part in indices]
+    t = torch.randint(1000, (sum(sizes),), generator=rng).split(sizes)
+    noise = torch.randn(sum(sizes), *latents.shape[1:], generator=rng).split(sizes)
+    for part, its_t, its_noise in zip(indices, t, noise, strict=True):
+        chosen = None if masks is None else masks[part]
+        yield NoisedBatch(denoiser, latents[part], its_t.to(latents.device), its_noise.to(latents), chosen)
