@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from PIL import Image
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "trainer" / "bases" / "tiny" / "samples"
@@ -27,6 +28,12 @@ def test_train_generate_and_score_on_a_checkpoint(comfy_path: Path, sd15_checkpo
         words = ["--token", f"my-{name}", "--class-noun", noun, "--sequence", sequence, "--recipe", "lora_ewc"]
         small = ["--steps", 1, "--rank", 2, "--resolution", 64, "--batch-size", 1, "--fisher-draws", 1]
         assert f"<my-{name}>" in cli("train", SAMPLES / name, *words, *small, *base)
+    words[words.index(sequence)] = other = tmp_path / "checkpointed"
+    words[words.index("my-guitar")], fox = "my-fox", ["--class-noun", "animal", "--gradient-checkpointing"]
+    cli("train", SAMPLES / "fox", *words, *small, *base, *fox)
+    (first,), (again,) = (list(line.glob("tasks/01-*/lora.safetensors")) for line in (sequence, other))
+    theirs = load_file(again)
+    assert all((value - theirs[name]).abs().max() < 1e-6 for name, value in load_file(first).items())
     out = tmp_path / "images"
     drawing = ["--sequence", sequence, "--count", 1, "--steps", 1, "--size", 64, "--out", out]
     cli("generate", "photo of a <my-fox> animal", *drawing, *base)
