@@ -32,13 +32,14 @@ AUTHORS: dict[str, tuple[float, float, float, float, float, float]] = {
     "lora_dsc_ewc": (72.92, 22.89, 143.92, 98.0, 0.02, -94.63),
     "lora_dsc_ewc_dc": (73.17, 22.84, 140.18, 94.1, 0.003, -92.44),
 }
-# column of AUTHORS -> our metric, and whether more is better
-COMPARED: dict[int, tuple[str, bool]] = {
-    0: ("i2i", True),
-    2: ("kid", False),
-    3: ("a_mmd", False),
-    4: ("f_mmd", False),
-    5: ("bwt_mmd", True),
+# Our metric of each of the authors' columns, and what they call it.
+AUTHORS_COLUMNS = {
+    "i2i": "I2I, higher",
+    "t2i": "T2I, higher",
+    "kid": "KID, lower",
+    "a_mmd": "A_MMD, lower",
+    "f_mmd": "F_MMD, lower",
+    "bwt_mmd": "BwT_MMD, higher",
 }
 
 
@@ -58,6 +59,18 @@ def results_table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def authors_table(rows: Rows) -> str:
+    """The authors' table in their order and columns: ours, mean and standard deviation, and theirs in brackets."""
+    groups = grouped([row for row in rows if row["adapter"] != "vera"], lambda row: row["recipe"])
+    lines = [f"| recipe | {' | '.join(AUTHORS_COLUMNS.values())} |", "|---" * (len(AUTHORS_COLUMNS) + 1) + "|"]
+    for recipe, theirs in AUTHORS.items():
+        if recipe in groups:
+            ours = [mean_and_spread(groups[recipe], metric) or "-" for metric in AUTHORS_COLUMNS]
+            cells = [f"{mine} ({value:g})" for mine, value in zip(ours, theirs, strict=True)]
+            lines.append(f"| `{recipe}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def agreement_table(rows: Rows) -> str:
     """For each metric of the authors: in how many pairs of recipes ours are in the same order.
 
@@ -66,7 +79,9 @@ def agreement_table(rows: Rows) -> str:
     groups = grouped([row for row in rows if row["adapter"] != "vera"], lambda row: row["recipe"])
     known = [recipe for recipe in AUTHORS if recipe in groups]
     lines = ["| metric | the same order | the other order | not decided | which are the other way |", "|---" * 5 + "|"]
-    for column, (metric, _) in COMPARED.items():
+    for column, metric in enumerate(AUTHORS_COLUMNS):
+        if not any(row[metric] for row in rows):  # T2I, where no encoder reads
+            continue
         same, undecided, other = 0, 0, []
         for one, two in itertools.combinations(known, 2):
             (a, spread_a), (b, spread_b) = (_mean_spread(groups[recipe], metric) for recipe in (one, two))
@@ -147,6 +162,7 @@ def main() -> None:
         if rows := planned(plan):
             parts += [f"## {plan}", results_table(rows)]
     if rows := planned("table"):
+        parts += ["## The authors' table: ours (theirs)", authors_table(rows)]
         parts += ["## The order of the recipes against the authors'", agreement_table(rows)]
     jobs = [job for job in PLANS["table"].jobs(BUILD / "table") if job.settings.seed == 0]
     runs = {job.recipe: norms_path(job) for job in jobs if job.settings.adapter == "lora"}

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import rows
 from benchmarks.plans import PLANS, STRENGTHS, job
-from benchmarks.report import AUTHORS, agreement_table, results_table
+from benchmarks.report import AUTHORS, agreement_table, authors_table, results_table
 from benchmarks.rows import append_row, key_of, key_of_row, mean_and_spread, missing, read_rows
 from trainer.recipes import RECIPES
 
@@ -94,6 +94,15 @@ def test_orders_against_the_authors():
     # Their I2I: 61, 73, 73: here 90, 80, 79, wrong twice.
     assert lines["i2i"].split("|")[2:5] == [" 0 ", " 2 ", " 1 "]
     assert results_table(measured).count("\n") == 1 + 3
+
+
+def test_ours_stand_beside_the_authors():
+    measured = [row(recipe, seed, value + seed) for recipe, value in FIGURES.items() for seed in (0, 1)]
+    lines = authors_table(measured).splitlines()
+    assert [line.split("|")[1].strip(" `") for line in lines[2:]] == ["lora", "lora_ewc", "lora_ewc_dc"]
+    # I2I: 90 and 89; T2I was not measured; BwT: -10 and -11.
+    assert [cell.strip() for cell in lines[2].split("|")[2:4]] == ["89.5 ± 0.707 (61.3)", "- (22.97)"]
+    assert lines[2].split("|")[7].strip() == "-10.5 ± 0.707 (-118.56)"
 
 
 FIGURES = {"lora": 10, "lora_ewc": 20, "lora_ewc_dc": 21}
