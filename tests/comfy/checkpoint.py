@@ -1,10 +1,11 @@
 """Checkpoints of Stable Diffusion's families with random weights, built from ComfyUI's own classes.
 
-The U-Nets are shallow and narrow, with what the host tells the families by, and load with no missing key: SD1.5 with
-two levels of one block instead of four of two; SD2 with all of its blocks (the host looks into the last one for
-v-prediction), but as wide everywhere as at the first level; SDXL as its small relative KOALA, which has one block a
-level, as wide everywhere as at the first. Text encoders and VAE are full size, because the host's layouts for them are
-fixed. Run as a script inside ComfyUI: `python checkpoint.py COMFYUI FAMILY FILE`.
+But for `sd15_full`, which the benchmark takes, the U-Nets are shallow and narrow, with what the host tells the families
+by, and load with no missing key: SD1.5 with two levels of one block instead of four of two; SD2 with all of its blocks
+(the host looks into the last one for v-prediction), but as wide everywhere as at the first level; SDXL as its small
+relative KOALA, which has one block a level, as wide everywhere as at the first. Text encoders and VAE are full size,
+because the host's layouts for them are fixed. Run as a script inside ComfyUI:
+`python checkpoint.py COMFYUI FAMILY FILE`.
 """
 
 # ruff: noqa: TID251 (runs inside ComfyUI)
@@ -22,6 +23,16 @@ UNETS: dict[str, dict[str, Any]] = {
         "transformer_depth": [1, 1],
         "transformer_depth_middle": 1,
         "transformer_depth_output": [1, 1, 1, 1],
+        "context_dim": 768,
+        "num_heads": 8,
+        "num_head_channels": -1,
+    },
+    "sd15_full": {
+        "channel_mult": [1, 2, 4, 4],
+        "num_res_blocks": [2, 2, 2, 2],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
         "context_dim": 768,
         "num_heads": 8,
         "num_head_channels": -1,
@@ -56,8 +67,8 @@ VAE |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "d
 
 
 def build_checkpoint(comfy_path: Path, family: str, folder: Path) -> Path:
-    """Write `<family>_shallow.safetensors` unless it is already there; 0.6 to 2 GB."""
-    file = folder / f"{family}_shallow.safetensors"
+    """Write `random_<family>.safetensors` unless it is already there; 0.6 to 2 GB."""
+    file = folder / f"random_{family}.safetensors"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".tmp")
@@ -76,6 +87,7 @@ def text_encoder(family: str) -> Any:
 
     kinds = {
         "sd15": (comfy.sd1_clip.SD1ClipModel, known.SD15),
+        "sd15_full": (comfy.sd1_clip.SD1ClipModel, known.SD15),
         "sd2_v": (comfy.text_encoders.sd2_clip.SD2ClipModel, known.SD20),
         "sdxl": (comfy.sdxl_clip.SDXLClipModel, known.SDXL),
     }

@@ -8,12 +8,13 @@ import torch
 from ...errors import ContinualLoraError
 
 
-def load_checkpoint(comfyui: Path, checkpoint: Path) -> tuple[object, object, object]:
+def load_checkpoint(comfyui: Path, checkpoint: Path, dtype: torch.dtype | None = None) -> tuple[object, object, object]:
     """MODEL, CLIP and VAE of a checkpoint, loaded by ComfyUI's own code.
 
     Args:
         comfyui: a ComfyUI checkout; it goes on the import path of this process.
         checkpoint: a safetensors file.
+        dtype: of the U-Net's weights; None leaves it to the host.
 
     Raises:
         ContinualLoraError: no ComfyUI or no file there.
@@ -34,5 +35,8 @@ def load_checkpoint(comfyui: Path, checkpoint: Path) -> tuple[object, object, ob
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
     import comfy.sd
 
-    model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=True, output_clip=True)
+    options = {} if dtype is None else {"dtype": dtype}
+    model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
+        str(checkpoint), output_vae=True, output_clip=True, model_options=options
+    )
     return model, clip, vae
