@@ -19,6 +19,8 @@ STRENGTHS_OF: dict[str, tuple[float, ...]] = {
     "c_lora": (0.1, 1.0, 10.0, 100.0, 1000.0),
     "custom_diffusion_ewc": (30.0, 100.0, 300.0, 1000.0, 10_000.0),
 }
+VERA_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
+VERA_RECIPES = ("lora", "lora_ewc", "lora_ewc_dc", "lora_dsc_ewc_dc")
 PENALTY_RECIPES = tuple(name for name, recipe in RECIPES.items() if {"ewc", "c_lora"} & recipe.methods.keys())
 # Learning rates: of those in `tuned_rates`, what learned the tuning concepts best (results/tuning.csv, new_mmd).
 RATES: dict[str, dict[str, float]] = {
@@ -35,6 +37,9 @@ STRENGTH: dict[str, float] = {
     "lora_dsc_ewc_dc": 10.0,
     "c_lora": 1000.0,
     "custom_diffusion_ewc": 10_000.0,
+    "vera lora_ewc": 0.1,
+    "vera lora_ewc_dc": 0.1,
+    "vera lora_dsc_ewc_dc": 0.1,
 }
 
 
@@ -49,7 +54,7 @@ def job(
 ) -> Job:
     """A run with the chosen settings of its recipe and adapter, but for `changes`."""
     rates = RATES.get("vera" if adapter == "vera" else recipe, {})
-    strength = {"penalty_weight": STRENGTH.get(recipe, 0.0)}
+    strength = {"penalty_weight": STRENGTH.get(f"vera {recipe}" if adapter == "vera" else recipe, 0.0)}
     trained = "lora" if recipe == JOINT else recipe
     settings = replace(
         TINY_SETTINGS, **{"recipe": trained, "seed": seed, "adapter": adapter, **strength, **rates, **changes}
@@ -72,7 +77,8 @@ def table(folder: Path) -> Iterator[Job]:
     for seed in SEEDS:
         for recipe in (*RECIPES, JOINT):
             yield job(recipe, seed, "reported", folder)
-        for recipe in ("lora", "lora_ewc", "lora_ewc_dc", "lora_dsc_ewc_dc"):
+    for seed in SEEDS:
+        for recipe in VERA_RECIPES:
             yield job(recipe, seed, "reported", folder, adapter="vera")
 
 
@@ -124,6 +130,9 @@ def tuned_strengths(folder: Path) -> Iterator[Job]:
             yield job(recipe, 0, "tuning", folder, penalty_weight=weight)
     for weight in STRENGTHS:
         yield job("lora_ewc_dc", 0, "tuning", folder, penalty_weight=weight, fisher_space="update")
+    for recipe in VERA_RECIPES[1:]:
+        for weight in VERA_STRENGTHS:
+            yield job(recipe, 0, "tuning", folder, adapter="vera", penalty_weight=weight)
 
 
 def tuned_scores(folder: Path) -> Iterator[Job]:
