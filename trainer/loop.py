@@ -10,6 +10,7 @@ from .denoiser import Conditioning, Denoiser, TokenVectors
 from .errors import ContinualLoraError
 from .losses.denoising import draw_batches
 from .methods.method import Method
+from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_training
 from .prior import Prior
 from .schedule import schedule_factor
 from .settings import TrainSettings
@@ -22,7 +23,7 @@ class TrainState:
     Args:
         adapter: live on the view.
         token: where the new token's vectors start.
-        settings: learning rates and weight decay.
+        settings: optimizer, learning rates and weight decay.
     """
 
     def __init__(self, adapter: Adapter, token: TokenVectors, settings: TrainSettings) -> None:
@@ -45,7 +46,7 @@ class TrainState:
             },
             {"params": list(self.token.values()), "lr": settings.token_learning_rate, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups)
+        self.optimizer = build_optimizer(settings.optimizer, groups)
         self.peaks = [settings.learning_rate, settings.token_learning_rate]
         for value in self.token.values():
             value.requires_grad_(settings.token_learning_rate > 0)
@@ -55,11 +56,9 @@ class TrainState:
         return {name: value.detach().clone() for name, value in self.token.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, optimizer moments, logs and the step; the generator is a function of the seed and the step."""
+        """Parameters, optimizer, logs and the step; the generator is a function of the seed and the step."""
         tensors = {f"parameter.{name}": value.detach().cpu() for name, value in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{key}.{name}"] = value.cpu()
+        tensors |= optimizer_state(self.optimizer, self.parameters)
         tensors["step"] = torch.tensor(self.step)
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["penalties"] = torch.tensor(self.penalties, dtype=torch.float64)
@@ -73,10 +72,7 @@ class TrainState:
         self.norms = tensors["norms"].tolist()
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"parameter.{name}"])
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if (saved := tensors.get(f"optimizer.{key}.{name}")) is not None:
-                    device = "cpu" if key == "step" else parameter.device
-                    self.optimizer.state[parameter][key] = saved.clone().to(device)
+        load_optimizer_state(self.optimizer, self.parameters, tensors)
 
 
 def train_concept(
@@ -104,6 +100,7 @@ def train_concept(
         prior: pictures of the class noun; their error on as many as the batch is added to the loss.
     """
     bf16 = uses_bf16(settings.mixed_precision, denoiser.device)
+    set_training(state.optimizer, True)
     while state.step < settings.steps:
         rng = step_rng(seed, "train", state.step)
         parts = settings.gradient_accumulation
@@ -139,6 +136,7 @@ def train_concept(
         state.norms.append(state.adapter.norm())
         state.whole = True
         yield StepRecord("train", state.step, settings.steps, state.losses[-1], state.penalties[-1])
+    set_training(state.optimizer, False)
 
 
 def total_penalty(methods: Iterable[Method], adapter: Adapter) -> Tensor | None:

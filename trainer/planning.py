@@ -10,6 +10,7 @@ from .concept import Concept
 from .denoiser import Denoiser
 from .errors import ContinualLoraError
 from .metadata import tensor_hash
+from .optimizers import check_optimizer
 from .recipes import adapter_name, build_methods
 from .sequence import ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
@@ -68,6 +69,7 @@ def check_fits(
     sequence.check_base(denoiser.fingerprint)
     cross_attention_layers(denoiser.unet)
     build_methods(settings)
+    check_optimizer(settings, denoiser.device)
     adapter = adapter_name(settings.recipe, settings.adapter)
     if adapter == "token_only" and settings.token_learning_rate == 0:
         raise ContinualLoraError(

@@ -147,6 +147,14 @@ class TrainSettings:
         maximum=256,
         advanced=True,
     )
+    optimizer: str = setting(
+        "adamw",
+        "What makes steps of the gradients. adamw8bit keeps its moments in 8 bits (package bitsandbytes, on CUDA); "
+        "prodigy finds the learning rates itself (package prodigyopt; set both rates to 1); adamw_schedulefree averages "
+        "instead of lowering its rate (package schedulefree).",
+        choices=("adamw", "adamw8bit", "prodigy", "adamw_schedulefree"),
+        advanced=True,
+    )
     gradient_checkpointing: bool = setting(
         False,
         "Compute the inside of the U-Net's blocks again on the way back instead of keeping it: the same result, less "

@@ -25,7 +25,7 @@ def test_every_number_has_limits_and_every_setting_its_help():
     assert (
         set(RANGES) == numbers
         and len(RANGES) >= 16
-        and set(CHOICES) == {"adapter", "fisher_space", "schedule", "mixed_precision"}
+        and set(CHOICES) == {"adapter", "fisher_space", "schedule", "mixed_precision", "optimizer"}
     )
     for item in FIELDS.values():
         assert item.metadata["help"].endswith("."), item.name

@@ -27,6 +27,7 @@ from ..classifier import (
 )
 from ..denoiser import Conditioning
 from ..losses.denoising import NoisedBatch, draw_batch
+from ..optimizers import build_optimizer, set_training
 from ..schedule import schedule_factor
 from ..settings import TrainSettings
 from ..task import StepRecord, TrainedTask, step_rng
@@ -60,9 +61,13 @@ class DSC(Method):
         adapter, settings = task.adapter, self.settings
         teacher = adapter.state_dict()
         temperature = settings.temperature or (self._calibrate(task) if self.classifier else 1.0)
-        optimizer = torch.optim.AdamW(
-            adapter.parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        group = {
+            "params": list(adapter.parameters.values()),
+            "lr": settings.learning_rate,
+            "weight_decay": settings.weight_decay,
+        }
+        optimizer = build_optimizer(settings.optimizer, [group])
+        set_training(optimizer, True)
         total = max(1, round(settings.consolidation * settings.steps))
         for step in range(total):
             batch, prompts, j = self._batch(task, "consolidate", step)
@@ -78,6 +83,7 @@ class DSC(Method):
             optimizer.step()
             held = 0.0 if penalty is None else penalty.item()
             yield StepRecord("consolidate", step + 1, total, float(errors[0].mean()), held, values)
+        set_training(optimizer, False)
         optimizer.zero_grad(set_to_none=True)
 
     def _backward(

@@ -1,0 +1,84 @@
+"""The optimizers: each learns, is resumed to the bit, and says before training what it lacks."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.toy import ToyBase, toy_concept, toy_settings
+from trainer.errors import ContinualLoraError
+from trainer.optimizers import OPTIMIZERS, build_optimizer, check_optimizer, set_training
+from trainer.sequence import ConceptSequence
+from trainer.settings import TrainSettings
+from trainer.teach import teach
+
+RATES = {
+    "adamw": {},
+    "prodigy": {"learning_rate": 1.0, "token_learning_rate": 1.0},
+    "adamw_schedulefree": {"learning_rate": 0.05, "token_learning_rate": 0.05},
+}
+
+
+class StopError(Exception):
+    pass
+
+
+def taught(root, settings, stop_at=0):
+    """Two concepts, the second stopped after a step and gone on with; its tensors by file."""
+    line = ConceptSequence.create(root, ToyBase().fingerprint)
+    line = teach(ToyBase(), toy_concept("one", seed=1), settings, line)
+
+    def stop(record):
+        if (record.phase, record.step) == ("train", stop_at):
+            raise StopError
+
+    if stop_at:
+        with pytest.raises(StopError):
+            teach(ToyBase(), toy_concept("two", seed=2), settings, line, stop)
+    line = teach(ToyBase(), toy_concept("two", seed=2), settings, line)
+    return {path.name: load_file(path) for path in line.folder(line.tasks[-1]).rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize("stop_at", [3, 8], ids=["in the middle", "after the last step"])
+@pytest.mark.parametrize("name", RATES)
+def test_a_training_goes_on_to_the_bit(name, stop_at, tmp_path):
+    settings = toy_settings(recipe="lora_dsc", steps=8, optimizer=name, consolidation=0.5, **RATES[name])
+    whole, resumed = taught(tmp_path / "a", settings), taught(tmp_path / "b", settings, stop_at)
+    assert whole.keys() == resumed.keys() and len(whole) >= 2
+    for file, tensors in whole.items():
+        assert all(torch.equal(value, resumed[file][key]) for key, value in tensors.items()), file
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_each_finds_the_bottom_of_a_bowl(name):
+    """Sum (x - 3)^2 from 0: the steps and the switch to the result are those of the optimizer's package."""
+    parameter = torch.nn.Parameter(torch.full((4,), 0.5))
+    rate = {"adamw": 0.05, "prodigy": 1.0, "adamw_schedulefree": 0.2}[name]
+    optimizer = build_optimizer(name, [{"params": [parameter], "lr": rate, "weight_decay": 0.0}])
+    set_training(optimizer, True)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (parameter - 3).square().sum().backward()
+        optimizer.step()
+    set_training(optimizer, False)
+    assert (parameter - 3).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        ({"optimizer": "prodigy"}, ("should be equal", "0.0002 and 0.001", "Set both to 1")),
+        ({"optimizer": "adamw8bit"}, ("CUDA", "cpu", "adamw")),
+        ({"optimizer": "adamw_schedulefree", "schedule": "cosine"}, ("constant", "cosine and 0", "adamw")),
+    ],
+)
+def test_what_an_optimizer_cannot_do_is_said_before_training(changes, facts, monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "adamw8bit", OPTIMIZERS["adamw"])  # as if it were installed
+    with pytest.raises(ContinualLoraError) as caught:
+        check_optimizer(TrainSettings(**changes), torch.device("cpu"))
+    assert all(fact in str(caught.value) for fact in facts)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "prodigy", ("no_such_module", "Prodigy", "prodigyopt"))
+    with pytest.raises(ContinualLoraError, match='package "prodigyopt"'):
+        check_optimizer(TrainSettings(optimizer="prodigy"), torch.device("cpu"))
