@@ -81,6 +81,7 @@ def run_job(job: Job) -> tuple[Job, Row]:
 
 
 def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
+    resumed = job.work.exists()
     line, seconds = ConceptSequence.create(job.work, TinyBase().fingerprint), 0.0
     for concept in concepts:
         start = time.perf_counter()
@@ -99,7 +100,8 @@ def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
     return {
         **scores.values,
         "dc_accuracy": sum(accuracies) / len(accuracies),
-        "seconds_per_task": seconds / len(concepts),
+        # What a killed run had done is not trained again, and is not known to the second.
+        "seconds_per_task": "" if resumed else seconds / len(concepts),
         "state_bytes": sum(path.stat().st_size for path in state),
     }
 
