@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from PIL import Image
 
 from benchmarks.plans import PLANS
 from benchmarks.rows import COSTS, METRICS, key_of, key_of_row, mean_and_spread, rows_of
@@ -14,6 +15,7 @@ from benchmarks.run import norms_path
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmark"
 BUILD = Path("build/benchmark")
+PICTURED = ("lora", "lora_ewc_dc", "lora_dsc_ewc_dc")
 NORMS = ("lora", "lora_ewc", "merge_and_reinit", "c_lora")
 Rows = list[dict[str, str]]
 NAMES = ("recipe", "adapter", "settings")
@@ -141,6 +143,17 @@ def draw_norms(logs: dict[str, Path], path: Path) -> None:
     plt.close(figure)
 
 
+def stack_sheets(sheets: list[Path], path: Path) -> None:
+    """The sheets of several runs under each other."""
+    pictures = [Image.open(sheet).convert("RGB") for sheet in sheets]
+    stack = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        stack.paste(picture, (stack.width - picture.width, top))
+        top += picture.height
+    stack.quantize(256).save(path, optimize=True)
+
+
 def grouped(rows: Rows, key: Callable[[dict[str, str]], object]) -> dict[object, Rows]:
     """Rows by a key, in the order in which it comes up."""
     groups: dict[object, Rows] = {}
@@ -167,10 +180,14 @@ def main() -> None:
     jobs = [job for job in PLANS["table"].jobs(BUILD / "table") if job.settings.seed == 0]
     runs = {job.recipe: norms_path(job) for job in jobs if job.settings.adapter == "lora"}
     logs = {recipe: runs[recipe] for recipe in NORMS if runs[recipe].exists()}
+    sheets = [job.work.with_suffix(".png") for job in jobs if job.recipe in PICTURED and job.settings.adapter == "lora"]
+    if len(sheets) == len(PICTURED) and all(sheet.exists() for sheet in sheets):
+        stack_sheets(sheets, DOCS / "forgetting.png")
     if logs:
         draw_norms(logs, DOCS / "norms.png")
         parts += ["## What is trained", "![Norms over the steps](norms.png)"]
-    if rows := planned("front"):
+    rows = planned("front")
+    if len(rows) == len(list(PLANS["front"].jobs(Path()))):  # half a front would mislead
         draw_front(rows, DOCS / "front.png")
         parts += ["## front", "![Forgetting against learning](front.png)", results_table(rows)]
     (DOCS / "tables.md").write_text("# Benchmark tables\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
