@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,12 +156,12 @@ def fisher(host: Host, *, low_memory: bool) -> Work:
     """A draw of the Fisher with scores over three prompts."""
     task = host.task()
     draws = EWC(replace(host.settings, low_memory=low_memory), classifier=True).gradients(task, 10_000)
-    return lambda: next(_within(host, draws))
 
+    def draw() -> None:
+        with host.autocast():
+            next(draws)
 
-def _within(host: Host, steps: Iterator[Any]) -> Iterator[Any]:
-    with host.autocast():
-        yield next(steps)
+    return draw
 
 
 def consolidation(host: Host, *, classifier: bool) -> Work:

@@ -14,7 +14,7 @@ from tests.unit.test_kohya import unet_of
 from trainer.adapters import ADAPTERS
 from trainer.adapters.factors import LoraFactors
 from trainer.adapters.layers import cross_attention_layers
-from trainer.adapters.layouts import FACTORS, METADATA_KEY, load_lora, peft_config, read_lora, write_lora
+from trainer.adapters.layouts import LAYOUTS, METADATA_KEY, load_lora, peft_config, read_lora, write_lora
 from trainer.adapters.lora import LoraAdapter
 from trainer.bases.tiny.base import TinyBase
 from trainer.errors import ContinualLoraError
@@ -27,6 +27,13 @@ STEMS = {
     "comfyui": "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k",
     "diffusers": "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
     "peft": "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
+}
+
+FACTORS = {
+    "kohya": ("lora_down.weight", "lora_up.weight"),
+    "comfyui": ("lora_down.weight", "lora_up.weight"),
+    "diffusers": ("lora_A.weight", "lora_B.weight"),
+    "peft": ("lora_A.weight", "lora_B.weight"),
 }
 
 
@@ -48,7 +55,7 @@ def same(one, other):
     )
 
 
-@pytest.mark.parametrize("layout", FACTORS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_there_and_back_without_loss(layout, tiny, tmp_path):
     lora = random_lora(tiny.unet)
     tensors, metadata = write_lora(lora, tiny.unet, layout)

@@ -14,16 +14,10 @@ from torch import Tensor, nn
 
 from ..errors import ContinualLoraError
 from .factors import Lora, LoraFactors
-from .kohya import PREFIX, diffusers_name, diffusers_prefixes, kohya_key, kohya_prefixes
+from .kohya import PREFIX, diffusers_name, diffusers_prefixes, kohya_key, kohya_prefixes, stems_to_kohya
 from .layers import CROSS_ATTENTION_KV, cross_attention_layers
 
-# layout -> what stands behind a layer's name for down and up
-FACTORS = {
-    "kohya": ("lora_down.weight", "lora_up.weight"),
-    "comfyui": ("lora_down.weight", "lora_up.weight"),
-    "diffusers": ("lora_A.weight", "lora_B.weight"),
-    "peft": ("lora_A.weight", "lora_B.weight"),
-}
+LAYOUTS = ("kohya", "comfyui", "diffusers", "peft")
 # What is read; the last two of each are of older diffusers versions.
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", "_lora.down.weight")
 UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", "_lora.up.weight")
@@ -97,7 +91,7 @@ def write_lora(lora: Lora, unet: nn.Module, layout: str) -> tuple[dict[str, Tens
     Args:
         lora: by the layer's name in `unet`.
         unet: the model that it is for.
-        layout: a key of `FACTORS`.
+        layout: one of `LAYOUTS`.
 
     Returns:
         Tensors and metadata of the file; for peft the metadata goes into `peft_config` instead.
@@ -105,13 +99,13 @@ def write_lora(lora: Lora, unet: nn.Module, layout: str) -> tuple[dict[str, Tens
     Raises:
         ContinualLoraError: the layout knows one rank and one alpha, and the LoRA has several.
     """
+    stems = _stems_written(unet, layout)
+    if layout in ("kohya", "comfyui"):
+        return stems_to_kohya({stems[layer]: factors for layer, factors in lora.items()}), {}
     tensors: dict[str, Tensor] = {}
-    down, up = FACTORS[layout]
     for layer, factors in lora.items():
-        stem = _stem(layer, unet, layout)
-        tensors[f"{stem}.{down}"], tensors[f"{stem}.{up}"] = factors.down.contiguous(), factors.up.contiguous()
-        if layout in ("kohya", "comfyui"):
-            tensors[f"{stem}.alpha"] = factors.down.new_tensor(factors.alpha)
+        tensors[f"{stems[layer]}.lora_A.weight"] = factors.down.contiguous()
+        tensors[f"{stems[layer]}.lora_B.weight"] = factors.up.contiguous()
     if layout != "diffusers":
         return tensors, {}
     config = {f"{METADATA_PREFIX}{name}": value for name, value in peft_config(lora).items()}
@@ -135,22 +129,26 @@ def peft_config(lora: Lora) -> dict[str, Any]:
     return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": CROSS_ATTENTION_KV}
 
 
-def _stem(layer: str, unet: nn.Module, layout: str) -> str:
+def _stems_written(unet: nn.Module, layout: str) -> dict[str, str]:
+    """Every layer -> its name in a file of the layout."""
+    layers = cross_attention_layers(unet)
     if layout == "kohya":
-        return kohya_key(layer, kohya_prefixes(unet))
+        names = kohya_prefixes(unet)
+        return {layer: kohya_key(layer, names) for layer in layers}
     if layout == "comfyui":
-        return f"diffusion_model.{layer}"
-    name = diffusers_name(layer, diffusers_prefixes(unet))
-    return f"{PEFT_PREFIX}{name}" if layout == "peft" else f"unet.{name}"
+        return {layer: f"diffusion_model.{layer}" for layer in layers}
+    names, prefix = diffusers_prefixes(unet), PEFT_PREFIX if layout == "peft" else METADATA_PREFIX
+    return {layer: prefix + diffusers_name(layer, names) for layer in layers}
 
 
 def _stems_read(unet: nn.Module) -> dict[str, str]:
     """Every name under which a layer may stand in a file -> the layer."""
     names = diffusers_prefixes(unet)
+    by_layout = [_stems_written(unet, layout) for layout in LAYOUTS]
     stems: dict[str, str] = {}
     for layer in cross_attention_layers(unet):
         name = diffusers_name(layer, names)
-        written = {_stem(layer, unet, layout) for layout in FACTORS}
+        written = {written[layer] for written in by_layout}
         # Some tools write XL's layers in diffusers' words, too; peft without its prefix is a bare state dict.
         written |= {name, layer, *(PREFIX + word.replace(".", "_") for word in (name, layer))}
         stems |= dict.fromkeys(written, layer)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..adapters.layouts import FACTORS, METADATA_KEY, load_lora, peft_config, write_lora
+from ..adapters.layouts import LAYOUTS, METADATA_KEY, load_lora, peft_config, write_lora
 from ..apply import apply_sequence
 from ..classifier import candidate_prompts, classify
 from ..concept import TEMPLATE, load_concept, prepare
@@ -226,7 +226,7 @@ def run_merge(arguments: argparse.Namespace) -> None:
 def add_convert(parser: argparse.ArgumentParser) -> None:
     """Write a LoRA in the key layout of another tool."""
     parser.add_argument("lora", type=Path, help="a LoRA file of any of the layouts")
-    parser.add_argument("--to", choices=FACTORS, required=True, help="the layout")
+    parser.add_argument("--to", choices=LAYOUTS, required=True, help="the layout")
     parser.add_argument(
         "--out", type=Path, required=True, help="the file to write; for peft a folder, with its adapter_config.json"
     )
