@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PLAIN = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_spatial_transformer": True}
+HEADS_OF_SD1 = {"context_dim": 768, "num_heads": 8, "num_head_channels": -1}
 UNETS: dict[str, dict[str, Any]] = {
     "sd15": {
         "channel_mult": [1, 2],
@@ -23,9 +24,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "transformer_depth": [1, 1],
         "transformer_depth_middle": 1,
         "transformer_depth_output": [1, 1, 1, 1],
-        "context_dim": 768,
-        "num_heads": 8,
-        "num_head_channels": -1,
+        **HEADS_OF_SD1,
     },
     "sd15_full": {
         "channel_mult": [1, 2, 4, 4],
@@ -33,9 +32,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
         "transformer_depth_middle": 1,
         "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-        "context_dim": 768,
-        "num_heads": 8,
-        "num_head_channels": -1,
+        **HEADS_OF_SD1,
     },
     "sd2_v": {
         "channel_mult": [1, 1, 1, 1],

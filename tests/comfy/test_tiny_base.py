@@ -1,10 +1,6 @@
 """The embedded base in a real ComfyUI: the host computes what our modules compute, and the core nodes run on it."""
 
 import io
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +13,7 @@ from trainer.bases.tiny.autoencoder import Autoencoder
 from trainer.bases.tiny.text import TextEncoder
 from trainer.bases.tiny.unet import UNet
 
+from .inside import run_inside
 from .server import Client, Server
 
 ROOT = Path(__file__).parents[2]
@@ -59,13 +56,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_host_computes_what_our_modules_compute(comfy_path: Path, random_weights: Path, tmp_path: Path) -> None:
-    (tmp_path / "continual_lora").symlink_to(ROOT, target_is_directory=True)
-    script = Path(__file__).with_name("tiny_parity.py")
-    command = [sys.executable, str(script), str(comfy_path), str(tmp_path), str(random_weights)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout)
+    found = run_inside("tiny_parity.py", comfy_path, tmp_path, random_weights)
     assert found["random state"] == 0
     assert max(found.values()) < 1e-5, found
 
