@@ -12,13 +12,15 @@ from torch import Tensor
 from benchmarks.concepts import concepts_of
 from benchmarks.joint import NAME as JOINT
 from benchmarks.joint import drawn_jointly, train_jointly
+from benchmarks.text_alignment import AlignedText
 from trainer.bases.tiny.base import TinyBase
 from trainer.bases.tiny.weights import fingerprint, weights_folder
 from trainer.concept import Concept, prepare
 from trainer.evaluation.dc_accuracy import dc_accuracy
 from trainer.evaluation.pictures import draw_missing, first_and_last_cells, own_artist, read_cell
-from trainer.evaluation.scores import measure, measure_cell
+from trainer.evaluation.scores import measure, measure_cell, prompt_without_token
 from trainer.images import mosaic
+from trainer.metrics import text_similarity
 from trainer.metrics.features.efficientnet import EfficientNetLite0
 from trainer.plots import image_grid
 from trainer.recipes import adapter_name
@@ -59,6 +61,11 @@ def norms_path(job: Job) -> Path:
     return job.work.with_suffix(".norms.csv")
 
 
+def peak_mb() -> float:
+    """Most memory that this process has held so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def run(job: Job) -> Row:
     """Teach, draw, measure; leaves a sheet of pictures and the last task's log beside the work folder."""
     torch.set_num_threads(1)
@@ -70,7 +77,6 @@ def run(job: Job) -> Row:
         "adapter": adapter_of(job),
         "seed": job.settings.seed,
         "encoder": EfficientNetLite0.name,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         **measured,
     }
 
@@ -84,13 +90,15 @@ def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
     resumed = job.work.exists()
     line, seconds = ConceptSequence.create(job.work, TinyBase().fingerprint), 0.0
     for concept in concepts:
-        start = time.perf_counter()
+        start = time.process_time()
         line = teach(TinyBase(), concept, job.settings, line)
-        seconds += time.perf_counter() - start
+        seconds += time.process_time() - start
+    peak = peak_mb()
     artist = own_artist(TinyBase, IMAGES, IMAGE_SEED, SAMPLING_STEPS, job.guidance)
     last, cells = len(concepts) - 1, first_and_last_cells(len(concepts))
     draw_missing(line, artist, cells)
-    scores = measure(line, artist, cells, EfficientNetLite0())
+    encoder = EfficientNetLite0()
+    scores = measure(line, artist, cells, encoder)
     own_turn = [read_cell(line, artist, j, j) for j in range(last + 1)]
     at_the_end = [read_cell(line, artist, last, j) for j in range(last + 1)]
     _sheet(job, concepts, {"right after its task": own_turn, "after the last task": at_the_end})
@@ -99,17 +107,19 @@ def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
     norms_path(job).write_text("\n".join(",".join(map(str, line.log(task)["adapter_norm"])) for task in line.tasks))
     return {
         **scores.values,
+        "t2i": _t2i(concepts, [encoder(images) for images in at_the_end]),
         "dc_accuracy": sum(accuracies) / len(accuracies),
         # What a killed run had done is not trained again, and is not known to the second.
         "seconds_per_task": "" if resumed else seconds / len(concepts),
+        "peak_mb": peak,
         "state_bytes": sum(path.stat().st_size for path in state),
     }
 
 
 def _joint(job: Job, concepts: list[Concept]) -> Row:
-    start = time.perf_counter()
+    start = time.process_time()
     base, tokens = train_jointly(concepts, job.settings)
-    seconds = time.perf_counter() - start
+    seconds, peak = time.process_time() - start, peak_mb()
     drawn = [
         drawn_jointly(base, tokens, concept.prompt, IMAGES, IMAGE_SEED, SAMPLING_STEPS, job.guidance)
         for concept in concepts
@@ -118,7 +128,8 @@ def _joint(job: Job, concepts: list[Concept]) -> Row:
     _sheet(job, concepts, {"all at once": drawn})
     encoder = EfficientNetLite0()
     real = [encoder(prepare(concept, base.resolution)[0]) for concept in concepts]
-    cells = [measure_cell(r, encoder(x), None) for r, x in zip(real, drawn, strict=True)]
+    features = [encoder(images) for images in drawn]
+    cells = [measure_cell(r, x, None) for r, x in zip(real, features, strict=True)]
     mean = {name: sum(cell[name] for cell in cells) / len(cells) for name in cells[0]}
     # One model, one turn: nothing comes after.
     return {
@@ -128,8 +139,18 @@ def _joint(job: Job, concepts: list[Concept]) -> Row:
         "bwt_mmd": 0.0,
         "i2i": mean["i2i"],
         "kid": mean["kid"],
+        "t2i": _t2i(concepts, features),
         "seconds_per_task": seconds / len(concepts),
+        "peak_mb": peak,
     }
+
+
+def _t2i(concepts: list[Concept], features: list[Tensor]) -> float:
+    """Mean over the concepts, by the encoder that reads."""
+    aligned = AlignedText()
+    prompts = [aligned.encode_text(prompt_without_token(each.prompt, each.token)) for each in concepts]
+    values = [float(text_similarity(p, aligned.carry(x))) for p, x in zip(prompts, features, strict=True)]
+    return sum(values) / len(values)
 
 
 def _sheet(job: Job, concepts: list[Concept], rows: dict[str, list[Tensor]]) -> None:
