@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.plans import PLANS
 from benchmarks.rows import COSTS, METRICS, key_of, key_of_row, mean_and_spread, rows_of
-from benchmarks.run import norms_path
+from benchmarks.run import Job, norms_path
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmark"
 BUILD = Path("build/benchmark")
@@ -49,6 +49,12 @@ def planned(plan: str) -> Rows:
     """The rows of a plan's runs, in its order; a run that was not made is left out."""
     made = {key_of_row(row): row for row in rows_of(PLANS[plan])}
     return [made[key_of(job)] for job in PLANS[plan].jobs(Path()) if key_of(job) in made]
+
+
+def first_runs(plan: str) -> dict[str, Job]:
+    """A plan's runs of seed 0 without VeRA, by recipe."""
+    jobs = [job for job in PLANS[plan].jobs(BUILD / PLANS[plan].table) if job.settings.seed == 0]
+    return {job.recipe: job for job in jobs if job.settings.adapter == "lora"}
 
 
 def results_table(rows: Rows) -> str:
@@ -177,14 +183,15 @@ def main() -> None:
     if rows := planned("table"):
         parts += ["## The authors' table: ours (theirs)", authors_table(rows)]
         parts += ["## The order of the recipes against the authors'", agreement_table(rows)]
-    jobs = [job for job in PLANS["table"].jobs(BUILD / "table") if job.settings.seed == 0]
-    runs = {job.recipe: norms_path(job) for job in jobs if job.settings.adapter == "lora"}
-    logs = {recipe: runs[recipe] for recipe in NORMS if runs[recipe].exists()}
-    sheets = [job.work.with_suffix(".png") for job in jobs if job.recipe in PICTURED and job.settings.adapter == "lora"]
-    if len(sheets) == len(PICTURED) and all(sheet.exists() for sheet in sheets):
-        stack_sheets(sheets, DOCS / "forgetting.png")
-    if logs:
+    for plan, picture in (("table", "forgetting.png"), ("photos", "photos.png")):
+        made = first_runs(plan)
+        sheets = [made[recipe].work.with_suffix(".png") for recipe in PICTURED]
+        if all(sheet.exists() for sheet in sheets):
+            stack_sheets(sheets, DOCS / picture)
+    logs = {recipe: norms_path(first_runs("table")[recipe]) for recipe in NORMS}
+    if all(log.exists() for log in logs.values()):
         draw_norms(logs, DOCS / "norms.png")
+    if (DOCS / "norms.png").exists():  # perhaps of an earlier report
         parts += ["## What is trained", "![Norms over the steps](norms.png)"]
     rows = planned("front")
     if len(rows) == len(list(PLANS["front"].jobs(Path()))):  # half a front would mislead
