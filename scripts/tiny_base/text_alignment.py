@@ -35,6 +35,10 @@ class Drawings:
     listed: list[tuple[str, str]]
     features: Tensor
 
+    def only(self, chosen: list[int]) -> "Drawings":
+        """Some of the concepts."""
+        return Drawings([self.listed[i] for i in chosen], self.features[chosen])
+
 
 def drawings_of(grid: EmojiGrid, split: str, encoder: EfficientNetLite0) -> Drawings:
     """Every concept of the split in every style, at the base's own size."""
@@ -49,15 +53,17 @@ def targets(texts: dict[str, Tensor], listed: list[tuple[str, str]]) -> Tensor:
     return F.normalize(middle, dim=1).repeat_interleave(len(STYLES), 0)
 
 
-def noun_accuracy(
-    features: Tensor, listed: list[tuple[str, str]], fit: tuple[Tensor, Tensor], texts: dict[str, Tensor]
-) -> float:
-    """How often the nearest of all class nouns is the drawing's own."""
+def noun_cosines(drawings: Drawings, fit: tuple[Tensor, Tensor], texts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Cosines of every drawing with all class nouns, [drawings, nouns], and the index of each one's own, [drawings]."""
     nouns = sorted({noun for noun, _ in concept_names("seen")})
-    carried = features.flatten(0, 1).double() @ fit[0] + fit[1]
-    found = (carried @ torch.stack([texts[noun] for noun in nouns]).double().T).argmax(1)
-    truth = torch.tensor([nouns.index(noun) for noun, _ in listed]).repeat_interleave(len(STYLES))
-    return float((found == truth).float().mean())
+    carried = F.normalize(drawings.features.flatten(0, 1).double() @ fit[0] + fit[1], dim=1)
+    own = torch.tensor([nouns.index(noun) for noun, _ in drawings.listed]).repeat_interleave(len(STYLES))
+    return carried @ torch.stack([texts[noun] for noun in nouns]).double().T, own
+
+
+def noun_accuracy(cosines: Tensor, own: Tensor) -> float:
+    """How often the nearest of all class nouns is the drawing's own."""
+    return float((cosines.argmax(1) == own).double().mean())
 
 
 def cross_validated(drawings: Drawings, texts: dict[str, Tensor], strength: float) -> float:
@@ -66,10 +72,9 @@ def cross_validated(drawings: Drawings, texts: dict[str, Tensor], strength: floa
     accuracies = []
     for fold in range(FOLDS):
         out = set(order[fold::FOLDS].tolist())
-        kept, left = ([i for i in range(len(order)) if (i in out) is side] for side in (False, True))
-        listed = [drawings.listed[i] for i in kept]
-        fit = ridge(drawings.features[kept].flatten(0, 1), targets(texts, listed), strength)
-        accuracies.append(noun_accuracy(drawings.features[left], [drawings.listed[i] for i in left], fit, texts))
+        kept, left = (drawings.only([i for i in range(len(order)) if (i in out) is side]) for side in (False, True))
+        fit = ridge(kept.features.flatten(0, 1), targets(texts, kept.listed), strength)
+        accuracies.append(noun_accuracy(*noun_cosines(left, fit, texts)))
     return sum(accuracies) / FOLDS
 
 
@@ -84,12 +89,15 @@ def main() -> None:
     tried = {strength: cross_validated(seen, texts, strength) for strength in STRENGTHS}
     strength = max(tried, key=lambda each: tried[each])
     fit = ridge(seen.features.flatten(0, 1), targets(texts, seen.listed), strength)
-    nouns = {noun for noun, _ in seen.listed}
+    cosines, own = noun_cosines(held_out, fit, texts)
+    of_own = cosines.gather(1, own[:, None])
     quality = {
         "ridge": strength,
         "noun_accuracy_cross_validated": tried,
-        "noun_accuracy_held_out": noun_accuracy(held_out.features, held_out.listed, fit, texts),
-        "chance": 1 / len(nouns),
+        "noun_accuracy_held_out": noun_accuracy(cosines, own),
+        "chance": 1 / cosines.shape[1],
+        "cosine_own_noun_held_out": float(of_own.mean()),
+        "cosine_other_nouns_held_out": float((cosines.sum() - of_own.sum()) / (cosines.numel() - len(own))),
     }
     save_file({"weight": fit[0].half(), "bias": fit[1].half()}, MAP)
     MAP.with_suffix(".json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
