@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 from benchmarks.plans import PLANS
-from benchmarks.rows import COSTS, METRICS, key_of, key_of_row, mean_and_spread, rows_of
-from benchmarks.run import Job, norms_path
+from benchmarks.rows import COSTS, METRICS, RESULTS, key_of, key_of_row, mean_and_spread, rows_of
+from benchmarks.run import Job, costs_path, norms_path
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmark"
 BUILD = Path("build/benchmark")
@@ -149,6 +149,37 @@ def draw_norms(logs: dict[str, Path], path: Path) -> None:
     plt.close(figure)
 
 
+def growth_table(logs: dict[str, Path]) -> str:
+    """What every task of a run cost, as CSV."""
+    lines = ["recipe,task,seconds,carried_bytes,sequence_bytes"]
+    for recipe, log in logs.items():
+        costs = log.read_text(encoding="utf-8").splitlines()
+        lines += [f"{recipe},{task},{cost}" for task, cost in enumerate(costs, start=1)]
+    return "\n".join(lines) + "\n"
+
+
+def draw_growth(logs: dict[str, Path], path: Path) -> None:
+    """Seconds of each task, and bytes that it leaves, over the turn of the task; one line for each recipe."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    for number, (name, log) in enumerate(logs.items()):
+        rows = [[float(value) for value in line.split(",")] for line in log.read_text(encoding="utf-8").splitlines()]
+        seconds, carried, whole = zip(*rows, strict=True)
+        turns, color = range(1, len(rows) + 1), f"C{number}"
+        left.plot(turns, seconds, label=name, linewidth=1, color=color)
+        right.plot(turns, [size / 2**20 for size in carried], label=name, linewidth=1, color=color)
+        right.plot(turns, [size / 2**20 for size in whole], linestyle=":", linewidth=1, color=color)
+    for axes, label in ((left, "seconds of the task"), (right, "MiB for the next task (dotted: of all tasks)")):
+        axes.set_xlabel("task")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    left.set_ylim(bottom=0)
+    right.set_yscale("log")
+    left.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def stack_sheets(sheets: list[Path], path: Path) -> None:
     """The sheets of several runs under each other."""
     pictures = [Image.open(sheet).convert("RGB") for sheet in sheets]
@@ -193,6 +224,12 @@ def main() -> None:
         draw_norms(logs, DOCS / "norms.png")
     if (DOCS / "norms.png").exists():  # perhaps of an earlier report
         parts += ["## What is trained", "![Norms over the steps](norms.png)"]
+    grown = {recipe: costs_path(job) for recipe, job in first_runs("long").items()}
+    if all(log.exists() for log in grown.values()):
+        draw_growth(grown, DOCS / "growth.png")
+        (RESULTS / "growth.csv").write_text(growth_table(grown), encoding="utf-8")
+    if (DOCS / "growth.png").exists():
+        parts += ["## How cost grows over fifty tasks", "![Seconds and bytes over the tasks](growth.png)"]
     rows = planned("front")
     if len(rows) == len(list(PLANS["front"].jobs(Path()))):  # half a front would mislead
         draw_front(rows, DOCS / "front.png")

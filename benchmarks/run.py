@@ -61,6 +61,11 @@ def norms_path(job: Job) -> Path:
     return job.work.with_suffix(".norms.csv")
 
 
+def costs_path(job: Job) -> Path:
+    """Where a run leaves what every task cost: seconds, bytes for the next task, bytes of the whole sequence."""
+    return job.work.with_suffix(".costs.csv")
+
+
 def peak_mb() -> float:
     """Most memory that this process has held so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -86,13 +91,23 @@ def run_job(job: Job) -> tuple[Job, Row]:
     return job, run(job)
 
 
-def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
-    resumed = job.work.exists()
-    line, seconds = ConceptSequence.create(job.work, TinyBase().fingerprint), 0.0
+def _taught(job: Job, concepts: list[Concept]) -> tuple[ConceptSequence, list[tuple[float, int, int]]]:
+    """Teach all; what each task cost, see `costs_path`."""
+    line, costs, all_bytes = ConceptSequence.create(job.work, TinyBase().fingerprint), [], 0
     for concept in concepts:
         start = time.process_time()
         line = teach(TinyBase(), concept, job.settings, line)
-        seconds += time.process_time() - start
+        seconds = time.process_time() - start
+        files = [path for path in line.folder(line.tasks[-1]).iterdir() if path.suffix == ".safetensors"]
+        state = sum(path.stat().st_size for path in files)
+        all_bytes += state
+        costs.append((seconds, state, all_bytes))
+    return line, costs
+
+
+def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
+    resumed = job.work.exists()
+    line, costs = _taught(job, concepts)
     peak = peak_mb()
     artist = own_artist(TinyBase, IMAGES, IMAGE_SEED, SAMPLING_STEPS, job.guidance)
     last, cells = len(concepts) - 1, first_and_last_cells(len(concepts))
@@ -103,16 +118,17 @@ def _in_sequence(job: Job, concepts: list[Concept]) -> Row:
     at_the_end = [read_cell(line, artist, last, j) for j in range(last + 1)]
     _sheet(job, concepts, {"right after its task": own_turn, "after the last task": at_the_end})
     accuracies = dc_accuracy(TinyBase, line, [last], TRIALS).values()
-    state = [path for path in line.folder(line.tasks[-1]).iterdir() if path.suffix == ".safetensors"]
+    if not resumed:
+        costs_path(job).write_text("\n".join(",".join(map(str, cost)) for cost in costs))
     norms_path(job).write_text("\n".join(",".join(map(str, line.log(task)["adapter_norm"])) for task in line.tasks))
     return {
         **scores.values,
         "t2i": _t2i(concepts, [encoder(images) for images in at_the_end]),
         "dc_accuracy": sum(accuracies) / len(accuracies),
         # What a killed run had done is not trained again, and is not known to the second.
-        "seconds_per_task": "" if resumed else seconds / len(concepts),
+        "seconds_per_task": "" if resumed else sum(seconds for seconds, _, _ in costs) / len(costs),
         "peak_mb": peak,
-        "state_bytes": sum(path.stat().st_size for path in state),
+        "state_bytes": costs[-1][1],
     }
 
 

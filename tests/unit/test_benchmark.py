@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks import rows
 from benchmarks.plans import PLANS, STRENGTHS, job
-from benchmarks.report import AUTHORS, agreement_table, authors_table, results_table
+from benchmarks.report import AUTHORS, agreement_table, authors_table, draw_growth, growth_table, results_table
 from benchmarks.rows import append_row, key_of, key_of_row, mean_and_spread, missing, read_rows
 from trainer.recipes import RECIPES
 
@@ -114,3 +115,14 @@ def test_a_job_takes_the_rates_of_its_recipe_and_its_own_changes():
         job("lora", 1, "tuning", Path()).settings.penalty_weight == 0
         and job("joint", 0, "tuning", Path()).recipe == "joint"
     )
+
+
+def test_growth_lists_every_task(tmp_path):
+    logs = {"lora": tmp_path / "a.csv", "lora_ewc": tmp_path / "b.csv"}
+    logs["lora"].write_text("1.5,10,10\n1.6,10,20")
+    logs["lora_ewc"].write_text("2.0,30,30")
+    lines = growth_table(logs).splitlines()
+    assert lines[1:] == ["lora,1,1.5,10,10", "lora,2,1.6,10,20", "lora_ewc,1,2.0,30,30"]
+    draw_growth(logs, tmp_path / "growth.png")
+    with Image.open(tmp_path / "growth.png") as figure:
+        assert figure.width > 500
