@@ -9,6 +9,7 @@ from .adapters.adapter import Adapter
 from .denoiser import Conditioning, Denoiser, TokenVectors
 from .errors import ContinualLoraError
 from .losses.denoising import draw_batches
+from .losses.min_snr import mean_error
 from .methods.method import Method
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_training
 from .prior import Prior
@@ -111,9 +112,9 @@ def train_concept(
         loss = latents.new_zeros(())
         for part, batch in zip(indices, draw_batches(denoiser, latents, masks, indices, rng), strict=True):
             with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=bf16):
-                error = batch.error(encode(part)).mean()
+                error = mean_error(batch, encode(part), settings.min_snr_gamma)
                 if prior is not None:
-                    error = error + prior.error(denoiser, settings.batch_size, rng)
+                    error = error + prior.error(denoiser, settings.batch_size, rng, settings.min_snr_gamma)
             share = error / parts
             (share + penalty if part is indices[0] else share).backward()
             loss += share.detach()

@@ -9,6 +9,7 @@ from .adapters.lora import state_of
 from .concept import Concept
 from .denoiser import Denoiser
 from .errors import ContinualLoraError
+from .losses.min_snr import check_min_snr
 from .metadata import tensor_hash
 from .optimizers import check_optimizer
 from .recipes import adapter_name, build_methods
@@ -64,12 +65,14 @@ def check_fits(
 
     Raises:
         ContinualLoraError: another base, adapter, rank or alpha, a token in use, an unknown recipe, no cross-attention,
-            nothing to train, an existing LoRA where the sequence goes on from its own.
+            nothing to train, a setting that does not fit the base or the recipe, an existing LoRA where the sequence
+            goes on from its own.
     """
     sequence.check_base(denoiser.fingerprint)
     cross_attention_layers(denoiser.unet)
     build_methods(settings)
     check_optimizer(settings, denoiser.device)
+    check_min_snr(settings.min_snr_gamma, denoiser)
     adapter = adapter_name(settings.recipe, settings.adapter)
     if adapter == "token_only" and settings.token_learning_rate == 0:
         raise ContinualLoraError(

@@ -161,6 +161,15 @@ class TrainSettings:
         "memory, slower steps.",
         advanced=True,
     )
+    min_snr_gamma: float = setting(
+        0.0,
+        "Min-SNR weighting of the training loss: where the signal-to-noise ratio is above gamma the error counts less, "
+        "so that the nearly clean times do not outvote the others. 0 is off, 5 is usual.",
+        minimum=0.0,
+        maximum=1000.0,
+        step=0.5,
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its limits.
