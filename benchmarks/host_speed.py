@@ -130,7 +130,7 @@ def training(host: Host, *, token: bool = False, ewc: bool = False) -> Work:
     state = TrainState(adapter, base.word_vectors("fox"), settings)
     frozen = host.prompts(base, 1)[0]
 
-    def encode(_: Tensor) -> Conditioning:
+    def encode(_: Tensor, __: torch.Generator) -> Conditioning:
         return base.encode_prompt("photo of a <mine> fox", {"mine": {**state.token}}) if token else frozen
 
     steps = train_concept(base, host.latents.to(base.device), None, encode, state, methods, settings, "0/1")

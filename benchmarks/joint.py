@@ -47,7 +47,7 @@ def train_jointly(concepts: list[Concept], settings: TrainSettings) -> tuple[Tin
     with torch.no_grad():
         latents = base.encode_images(torch.cat(pictures))
 
-    def encode(indices: Tensor) -> Conditioning:
+    def encode(indices: Tensor, _: torch.Generator) -> Conditioning:
         live = tokens({**state.token})
         return Conditioning.cat([base.encode_prompt(prompts[i], live) for i in indices.tolist()])
 

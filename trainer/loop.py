@@ -80,7 +80,7 @@ def train_concept(
     denoiser: Denoiser,
     latents: Tensor,
     masks: Tensor | None,
-    encode: Callable[[Tensor], Conditioning],
+    encode: Callable[[Tensor, torch.Generator], Conditioning],
     state: TrainState,
     methods: Iterable[Method],
     settings: TrainSettings,
@@ -93,7 +93,7 @@ def train_concept(
         denoiser: the view that carries the adapter.
         latents: x_0, [N, C, h, w].
         masks: [N, 1, h, w] in 0..1, or None.
-        encode: indices of images [B] -> their prompts, with the token's graph.
+        encode: indices of images [B] and what draws at random of their captions -> prompts, with the token's graph.
         state: goes on from its step.
         methods: add their penalties.
         settings: steps, batch size, schedule, clipping.
@@ -103,7 +103,7 @@ def train_concept(
     bf16 = uses_bf16(settings.mixed_precision, denoiser.device)
     set_training(state.optimizer, True)
     while state.step < settings.steps:
-        rng = step_rng(seed, "train", state.step)
+        rng, captions_rng = step_rng(seed, "train", state.step), step_rng(seed, "captions", state.step)
         parts = settings.gradient_accumulation
         indices = torch.randint(len(latents), (parts * settings.batch_size,), generator=rng).chunk(parts)
         added = total_penalty(methods, state.adapter)
@@ -112,7 +112,7 @@ def train_concept(
         loss = latents.new_zeros(())
         for part, batch in zip(indices, draw_batches(denoiser, latents, masks, indices, rng), strict=True):
             with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=bf16):
-                error = mean_error(batch, encode(part), settings.min_snr_gamma)
+                error = mean_error(batch, encode(part, captions_rng), settings.min_snr_gamma)
                 if prior is not None:
                     error = error + prior.error(denoiser, settings.batch_size, rng, settings.min_snr_gamma)
             share = error / parts

@@ -80,6 +80,12 @@ def check_fits(
             "It is 0.",
             "Raise it, 0.001 for example.",
         )
+    if adapter == "token_only" and settings.caption_dropout:
+        raise ContinualLoraError(
+            f'With {settings.recipe}, "caption_dropout" should be 0: without its prompt an image trains nothing.',
+            f"It is {settings.caption_dropout:g}.",
+            "Set it to 0.",
+        )
     if start is not None and sequence.head:
         raise ContinualLoraError(
             "Only the first concept of a sequence can start from an existing LoRA.",

@@ -170,6 +170,20 @@ class TrainSettings:
         step=0.5,
         advanced=True,
     )
+    caption_dropout: float = setting(
+        0.0,
+        "Share of the images that a step trains under the empty prompt, so that guidance keeps working; such an image "
+        "teaches the word vector nothing.",
+        minimum=0.0,
+        maximum=0.9,
+        step=0.01,
+        advanced=True,
+    )
+    shuffle_tags: bool = setting(
+        False,
+        "Captions with commas: put the parts behind the one with the token into another order at each step.",
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its limits.

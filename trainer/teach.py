@@ -13,6 +13,7 @@ from .adapters.adapter import Adapter
 from .adapters.factors import Lora
 from .apply import tokens_on
 from .augment import Pool, training_pool
+from .captions import step_prompts
 from .checkpointing import checkpoint_blocks
 from .concept import Concept, prepare
 from .denoiser import Conditioning, Denoiser, TokenVectors, encode_one_by_one
@@ -223,14 +224,16 @@ class _Training:
             penalty=lambda: total_penalty(self.methods.values(), self.state.adapter),
         )
 
-    def _prompt_encoder(self) -> Callable[[Tensor], Conditioning]:
-        """Prompts of images by index; encoded once and for all where the token is frozen, else once a step."""
+    def _prompt_encoder(self) -> Callable[[Tensor, torch.Generator], Conditioning]:
+        """Prompts of images by index; encoded once and for all where nothing in them changes, else once a pass."""
         tokens: dict[str, TokenVectors] = {**self.earlier_tokens, self.concept.token: {**self.state.token}}
+        fixed = self.settings.token_learning_rate == 0 and not self.settings.shuffle_tags  # else it might grow large
         frozen: dict[str, Conditioning] = {}
 
-        def encode(indices: Tensor) -> Conditioning:
-            chosen = [self.prompts[i] for i in indices.tolist()]
-            known = frozen if self.settings.token_learning_rate == 0 else {}
+        def encode(indices: Tensor, rng: torch.Generator) -> Conditioning:
+            own = [self.prompts[i] for i in indices.tolist()]
+            chosen = step_prompts(own, self.concept.token, self.settings, rng)
+            known = frozen if fixed else {}
             for text in dict.fromkeys(chosen):
                 if text not in known:
                     known[text] = self.denoiser.encode_prompt(text, tokens)

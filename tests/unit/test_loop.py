@@ -36,7 +36,7 @@ class Training:
         self.state = TrainState(adapter, self.denoiser.word_vectors("animal"), self.settings)
         self.methods = methods
 
-    def encode(self, indices):
+    def encode(self, indices, rng=None):
         tokens = {"fox": {**self.state.token}}
         return Conditioning.cat([self.denoiser.encode_prompt(PROMPT, tokens) for _ in indices])
 

@@ -50,7 +50,7 @@ def first_loss(gamma, prior=None):
     settings, base = toy_settings(min_snr_gamma=gamma), ToyBase()
     state = TrainState(LoraAdapter(base.unet, 2, 2.0, torch.Generator()), base.word_vectors("animal"), settings)
     prompt = base.encode_prompt("photo of a fox", {})
-    parts = (base, LATENTS, None, lambda indices: prompt.expand(len(indices)), state, [], settings, "0/1", prior)
+    parts = (base, LATENTS, None, lambda indices, rng: prompt.expand(len(indices)), state, [], settings, "0/1", prior)
     return next(train_concept(*parts)).loss
 
 

@@ -81,7 +81,7 @@ def test_loss_of_a_step_is_the_concepts_plus_the_priors_by_hand():
         ]
         parts.append(torch.stack(errors).mean().item())
     steps = train_concept(
-        base, LATENTS, None, lambda indices: concept.expand(2), state, [], settings, "0/1", Prior(DRAWN, noun)
+        base, LATENTS, None, lambda indices, rng: concept.expand(2), state, [], settings, "0/1", Prior(DRAWN, noun)
     )
     assert next(steps).loss == pytest.approx(sum(parts), rel=1e-5) and min(parts) > 0.01
 
