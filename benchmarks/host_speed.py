@@ -25,12 +25,13 @@ from trainer.adapters.lora import LoraAdapter
 from trainer.bases.comfyui.checkpoint import load_checkpoint
 from trainer.classifier import classify
 from trainer.denoiser import Conditioning, Denoiser
-from trainer.loop import TrainState, train_concept
+from trainer.loop import train_concept
 from trainer.losses.denoising import draw_batch
 from trainer.methods.dsc import DSC
 from trainer.methods.ewc import EWC
 from trainer.methods.method import Method
 from trainer.settings import TrainSettings
+from trainer.state import TrainState
 from trainer.task import TrainedTask
 
 RESULT = Path(__file__).with_name("results") / "host_speed.json"

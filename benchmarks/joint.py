@@ -10,9 +10,10 @@ from trainer.adapters.lora import LoraAdapter
 from trainer.bases.tiny.base import TinyBase
 from trainer.concept import Concept, prepare
 from trainer.denoiser import Conditioning, TokenVectors
-from trainer.loop import TrainState, train_concept
+from trainer.loop import train_concept
 from trainer.sampling import generate
 from trainer.settings import TrainSettings
+from trainer.state import TrainState
 from trainer.task import step_rng
 
 NAME = "joint"

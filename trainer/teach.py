@@ -18,7 +18,7 @@ from .checkpointing import checkpoint_blocks
 from .concept import Concept, prepare
 from .denoiser import Conditioning, Denoiser, TokenVectors, encode_one_by_one
 from .files import write_tensors
-from .loop import TrainState, total_penalty, train_concept
+from .loop import total_penalty, train_concept
 from .metadata import lora_metadata
 from .planning import check_fits, task_record, task_seed
 from .prior import Prior, draw_prior
@@ -26,6 +26,7 @@ from .prompts import base_prompt
 from .recipes import adapter_name, build_methods
 from .sequence import METHODS_STEM, ConceptSequence, TaskRecord
 from .settings import TrainSettings
+from .state import TrainState
 from .task import StepRecord, TrainedTask, step_rng
 
 

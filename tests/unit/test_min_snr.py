@@ -6,12 +6,13 @@ import torch
 from tests.toy import ToyBase, toy_concept, toy_settings
 from trainer.adapters.lora import LoraAdapter
 from trainer.errors import ContinualLoraError
-from trainer.loop import TrainState, train_concept
+from trainer.loop import train_concept
 from trainer.losses.denoising import NoisedBatch
 from trainer.losses.min_snr import mean_error, min_snr_weights
 from trainer.prior import Prior
 from trainer.sampling import predicted_x_0_and_noise
 from trainer.sequence import ConceptSequence
+from trainer.state import TrainState
 from trainer.task import step_rng
 from trainer.teach import teach
 

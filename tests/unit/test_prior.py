@@ -6,11 +6,12 @@ import torch
 from tests.toy import KEYS, VALUES, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.adapters.lora import LoraAdapter
 from trainer.apply import apply_sequence
-from trainer.loop import TrainState, train_concept
+from trainer.loop import train_concept
 from trainer.planning import task_record
 from trainer.prior import Prior, draw_prior, prior_prompt
 from trainer.sampling import sample
 from trainer.sequence import ConceptSequence
+from trainer.state import TrainState
 from trainer.task import StepRecord, step_rng
 from trainer.teach import _Training, teach
 

@@ -1,0 +1,71 @@
+"""All that changes while one concept is taught."""
+
+import torch
+from torch import Tensor, nn
+
+from .adapters.adapter import Adapter
+from .denoiser import TokenVectors
+from .optimizers import build_optimizer, load_optimizer_state, optimizer_state
+from .settings import TrainSettings
+
+
+class TrainState:
+    """All that changes while one concept is taught; saved and restored to the bit.
+
+    Args:
+        adapter: live on the view.
+        token: where the new token's vectors start.
+        settings: optimizer, learning rates and weight decay.
+    """
+
+    def __init__(self, adapter: Adapter, token: TokenVectors, settings: TrainSettings) -> None:
+        self.adapter = adapter
+        self.token = {name: nn.Parameter(value.detach().clone().float()) for name, value in token.items()}
+        self.step = 0
+        self.whole = True  # False while a step is applied: an interrupt may come in the middle of it
+        self.losses: list[float] = []
+        self.penalties: list[float] = []
+        self.norms: list[float] = []
+        self.parameters: dict[str, nn.Parameter] = {
+            **adapter.parameters,
+            **{f"token.{name}": value for name, value in self.token.items()},
+        }
+        groups = [
+            {
+                "params": list(adapter.parameters.values()),
+                "lr": settings.learning_rate,
+                "weight_decay": settings.weight_decay,
+            },
+            {"params": list(self.token.values()), "lr": settings.token_learning_rate, "weight_decay": 0.0},
+        ]
+        self.optimizer = build_optimizer(settings.optimizer, groups)
+        self.peaks = [settings.learning_rate, settings.token_learning_rate]
+        for value in self.token.values():
+            value.requires_grad_(settings.token_learning_rate > 0)
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the optimizer changes: all parameters but those that are frozen."""
+        return [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+    def frozen_token(self) -> TokenVectors:
+        """The token's vectors as they are now, copies without a graph."""
+        return {name: value.detach().clone() for name, value in self.token.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters, optimizer, logs and the step; the generator is a function of the seed and the step."""
+        tensors = {f"parameter.{name}": value.detach().cpu() for name, value in self.parameters.items()}
+        tensors |= optimizer_state(self.optimizer, self.parameters)
+        tensors["step"] = torch.tensor(self.step)
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors["penalties"] = torch.tensor(self.penalties, dtype=torch.float64)
+        tensors["norms"] = torch.tensor(self.norms, dtype=torch.float64)
+        return tensors
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        self.step = int(tensors["step"])
+        self.losses, self.penalties = tensors["losses"].tolist(), tensors["penalties"].tolist()
+        self.norms = tensors["norms"].tolist()
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(tensors[f"parameter.{name}"])
+        load_optimizer_state(self.optimizer, self.parameters, tensors)
