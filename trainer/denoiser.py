@@ -37,7 +37,12 @@ class Conditioning:
     def cat(parts: "list[Conditioning]") -> "Conditioning":
         """Put batches of prompts one behind the other; shorter contexts are repeated, which attention does not see."""
         length = math.lcm(*(part.context.shape[1] for part in parts))
-        contexts = [part.context.repeat(1, length // part.context.shape[1], 1) for part in parts]
+        contexts = [
+            part.context
+            if part.context.shape[1] == length
+            else part.context.repeat(1, length // part.context.shape[1], 1)
+            for part in parts
+        ]
         pooled = [part.pooled for part in parts if part.pooled is not None]
         return Conditioning(torch.cat(contexts), torch.cat(pooled) if pooled else None)
 

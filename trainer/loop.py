@@ -30,7 +30,9 @@ def train_concept(
     seed: str,
     prior: Prior | None = None,
 ) -> Iterator[StepRecord]:
-    """Train until `settings.steps`; `state.whole` says whether an exception came between two steps or inside one.
+    """Train until `settings.steps`, then leave what is handed on in the adapter and the token.
+
+    `state.whole` says whether an exception came between two steps or inside one.
 
     Args:
         denoiser: the view that carries the adapter.
@@ -61,12 +63,13 @@ def train_concept(
         state.whole = False
         state.optimizer.step()
         state.step += 1
+        state.update_average()
         state.losses.append(numbers[0])
         state.penalties.append(numbers[1])
         state.norms.append(state.adapter.norm())
         state.whole = True
         yield StepRecord("train", state.step, settings.steps, state.losses[-1], state.penalties[-1])
-    set_training(state.optimizer, False)
+    state.finish()
 
 
 def _parts_of_the_loss(

@@ -184,6 +184,15 @@ class TrainSettings:
         "Captions with commas: put the parts behind the one with the token into another order at each step.",
         advanced=True,
     )
+    ema_decay: float = setting(
+        0.0,
+        "What is kept of the average of the steps at each step (EMA); the average is the result. 0 is off, 0.99 takes "
+        "in about the last 100 steps.",
+        minimum=0.0,
+        maximum=0.9999,
+        step=0.001,
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its limits.

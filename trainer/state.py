@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .adapters.adapter import Adapter
 from .denoiser import TokenVectors
-from .optimizers import build_optimizer, load_optimizer_state, optimizer_state
+from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_training
 from .settings import TrainSettings
 
 
@@ -15,7 +15,7 @@ class TrainState:
     Args:
         adapter: live on the view.
         token: where the new token's vectors start.
-        settings: optimizer, learning rates and weight decay.
+        settings: optimizer, learning rates, weight decay and `ema_decay`.
     """
 
     def __init__(self, adapter: Adapter, token: TokenVectors, settings: TrainSettings) -> None:
@@ -42,18 +42,39 @@ class TrainState:
         self.peaks = [settings.learning_rate, settings.token_learning_rate]
         for value in self.token.values():
             value.requires_grad_(settings.token_learning_rate > 0)
+        self.ema_decay = settings.ema_decay
+        averaged = self.parameters if settings.ema_decay else {}
+        self.average = {name: value.detach().clone() for name, value in averaged.items()}
 
     def trained(self) -> list[nn.Parameter]:
         """What the optimizer changes: all parameters but those that are frozen."""
         return [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+    def update_average(self) -> None:
+        """Take the step just made into the average: average <- d average + (1 - d) theta.
+
+        d = min(ema_decay, (1 + step) / (10 + step)), so that where a short training started is not averaged in for
+        long; nothing where the decay is 0.
+        """
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, value in self.average.items():
+            value.lerp_(self.parameters[name].detach(), 1 - decay)
+
+    def finish(self) -> None:
+        """Put the parameters to what is handed on: the average, where there is one; no step can follow."""
+        self.whole = False
+        set_training(self.optimizer, False)
+        for name, value in self.average.items():
+            self.parameters[name].data.copy_(value)
 
     def frozen_token(self) -> TokenVectors:
         """The token's vectors as they are now, copies without a graph."""
         return {name: value.detach().clone() for name, value in self.token.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, optimizer, logs and the step; the generator is a function of the seed and the step."""
+        """Parameters, average, optimizer, logs and step; the generator is a function of the seed and the step."""
         tensors = {f"parameter.{name}": value.detach().cpu() for name, value in self.parameters.items()}
+        tensors |= {f"average.{name}": value.cpu() for name, value in self.average.items()}
         tensors |= optimizer_state(self.optimizer, self.parameters)
         tensors["step"] = torch.tensor(self.step)
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
@@ -68,4 +89,6 @@ class TrainState:
         self.norms = tensors["norms"].tolist()
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"parameter.{name}"])
+        for name, value in self.average.items():
+            value.copy_(tensors[f"average.{name}"])
         load_optimizer_state(self.optimizer, self.parameters, tensors)

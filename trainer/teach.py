@@ -171,7 +171,7 @@ class _Training:
             self.on_step(record)
             if record.step % settings.checkpoint_every == 0 or record.step == record.total:
                 write_tensors(partial, state.state_dict())
-        state.whole = False  # a consolidation that is interrupted starts over from the state at the last step
+        # The state is no longer whole: what is interrupted from here on starts over from that at the last step.
         trained = self._trained_task()
         reports: dict[str, float] = {}
         for phase in ("consolidate", "end_task"):
