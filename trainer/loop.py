@@ -12,6 +12,7 @@ from .losses.denoising import draw_batches
 from .losses.min_snr import mean_error
 from .methods.method import Method
 from .optimizers import set_training
+from .precision import autocast
 from .prior import Prior
 from .schedule import schedule_factor
 from .settings import TrainSettings
@@ -86,9 +87,8 @@ def _parts_of_the_loss(
     rng, captions_rng = step_rng(seed, "train", step), step_rng(seed, "captions", step)
     parts = settings.gradient_accumulation
     indices = torch.randint(len(latents), (parts * settings.batch_size,), generator=rng).chunk(parts)
-    bf16 = uses_bf16(settings.mixed_precision, denoiser.device)
     for part, batch in zip(indices, draw_batches(denoiser, latents, masks, indices, rng), strict=True):
-        with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(settings.mixed_precision, denoiser.device):
             error = mean_error(batch, encode(part, captions_rng), settings.min_snr_gamma)
             if prior is not None:
                 error = error + prior.error(denoiser, settings.batch_size, rng, settings.min_snr_gamma)
@@ -99,9 +99,3 @@ def total_penalty(methods: Iterable[Method], adapter: Adapter) -> Tensor | None:
     """What all methods together add to the loss, a scalar with its graph; None if nothing."""
     penalties = [p for method in methods if (p := method.penalty(adapter)) is not None]
     return torch.stack(penalties).sum() if penalties else None
-
-
-def uses_bf16(mixed_precision: str, device: torch.device) -> bool:
-    """Whether training passes run in bf16: asked for, or "auto" on a GPU that computes in it natively."""
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return mixed_precision == "bf16" or (mixed_precision == "auto" and native)

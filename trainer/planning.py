@@ -15,6 +15,7 @@ from .optimizers import check_optimizer
 from .recipes import adapter_name, build_methods
 from .sequence import ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
+from .validation import num_held_back, split_off
 
 # These change how a task is computed, not what comes out.
 NOT_IN_KEY = {"checkpoint_every", "low_memory", "gradient_checkpointing"}
@@ -73,6 +74,7 @@ def check_fits(
     build_methods(settings)
     check_optimizer(settings, denoiser.device)
     check_min_snr(settings.min_snr_gamma, denoiser)
+    split_off(concept, num_held_back(settings))
     adapter = adapter_name(settings.recipe, settings.adapter)
     if adapter == "token_only" and settings.token_learning_rate == 0:
         raise ContinualLoraError(

@@ -193,6 +193,22 @@ class TrainSettings:
         step=0.001,
         advanced=True,
     )
+    validation_every: int = setting(
+        0,
+        "Steps between measurements of the denoising error on fixed draws, for the log: 8 passes over each image. 0 is "
+        "off.",
+        minimum=0,
+        maximum=100_000,
+        advanced=True,
+    )
+    validation_images: int = setting(
+        0,
+        "How many images, the last by name, are held back from the training to measure on, with validation_every. 0 "
+        "measures on the training images: a smoother curve, but blind to overfitting.",
+        minimum=0,
+        maximum=1000,
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its limits.

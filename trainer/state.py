@@ -1,5 +1,8 @@
 """All that changes while one concept is taught."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +29,7 @@ class TrainState:
         self.losses: list[float] = []
         self.penalties: list[float] = []
         self.norms: list[float] = []
+        self.validations: dict[int, float] = {}  # step -> error
         self.parameters: dict[str, nn.Parameter] = {
             **adapter.parameters,
             **{f"token.{name}": value for name, value in self.token.items()},
@@ -67,6 +71,19 @@ class TrainState:
         for name, value in self.average.items():
             self.parameters[name].data.copy_(value)
 
+    @contextmanager
+    def result(self) -> Iterator[None]:
+        """Be for a while what would be handed on if this step were the last."""
+        own = {name: value.detach().clone() for name, value in self.parameters.items()}
+        try:
+            self.finish()
+            yield
+        finally:
+            set_training(self.optimizer, True)
+            for name, value in own.items():  # to the bit, which switching back and forth is not
+                self.parameters[name].data.copy_(value)
+            self.whole = True
+
     def frozen_token(self) -> TokenVectors:
         """The token's vectors as they are now, copies without a graph."""
         return {name: value.detach().clone() for name, value in self.token.items()}
@@ -80,6 +97,8 @@ class TrainState:
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["penalties"] = torch.tensor(self.penalties, dtype=torch.float64)
         tensors["norms"] = torch.tensor(self.norms, dtype=torch.float64)
+        if self.validations:
+            tensors["validations"] = torch.tensor(list(self.validations.items()), dtype=torch.float64)
         return tensors
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
@@ -87,6 +106,8 @@ class TrainState:
         self.step = int(tensors["step"])
         self.losses, self.penalties = tensors["losses"].tolist(), tensors["penalties"].tolist()
         self.norms = tensors["norms"].tolist()
+        if "validations" in tensors:
+            self.validations = {int(step): error for step, error in tensors["validations"].tolist()}
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"parameter.{name}"])
         for name, value in self.average.items():

@@ -9,9 +9,10 @@ from tests.toy import ENCODER, ToyBase, toy_settings
 from trainer.adapters.lora import LoraAdapter
 from trainer.denoiser import Conditioning
 from trainer.errors import ContinualLoraError
-from trainer.loop import train_concept, uses_bf16
+from trainer.loop import train_concept
 from trainer.losses.denoising import NoisedBatch
 from trainer.methods.method import Method
+from trainer.precision import uses_bf16
 from trainer.schedule import schedule_factor
 from trainer.state import TrainState
 from trainer.task import StepRecord, step_rng
