@@ -1,5 +1,6 @@
 """The training loop: one page, a generator."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -54,22 +55,25 @@ def train_concept(
         loss = latents.new_zeros(())
         parts = _parts_of_the_loss(denoiser, latents, masks, encode, settings, seed, state.step, prior)
         for number, part in enumerate(parts):
-            (part + penalty if number == 0 else part).backward()
+            state.scaler.scale(part + penalty if number == 0 else part).backward()
             loss += part.detach()
-        norm = nn.utils.clip_grad_norm_(state.trained(), settings.gradient_clip)
-        numbers = loss.item(), penalty.item(), norm.item()
-        check_numbers(*numbers, f"step {state.step + 1} of {settings.steps}")
+        state.scaler.unscale_(state.optimizer)
+        norm = nn.utils.clip_grad_norm_(state.trained(), settings.gradient_clip).item()
+        too_large = not math.isfinite(norm) and state.scaler.get_scale() > 1  # the scale: the step is left out
+        check_numbers(
+            loss.item(), penalty.item(), 0.0 if too_large else norm, f"step {state.step + 1} of {settings.steps}"
+        )
         for group, peak in zip(state.optimizer.param_groups, state.peaks, strict=True):
             group["lr"] = peak * schedule_factor(state.step, settings.steps, settings.warmup_steps, settings.schedule)
         state.whole = False
-        state.optimizer.step()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
         state.step += 1
         state.update_average()
-        state.losses.append(numbers[0])
-        state.penalties.append(numbers[1])
-        state.norms.append(state.adapter.norm())
+        state.log(loss.item(), penalty.item())
         state.whole = True
-        yield StepRecord("train", state.step, settings.steps, state.losses[-1], state.penalties[-1])
+        values = {"loss_scale": state.scales[-1]} if state.scales else {}
+        yield StepRecord("train", state.step, settings.steps, state.losses[-1], state.penalties[-1], values)
     state.finish()
 
 

@@ -12,6 +12,7 @@ from .errors import ContinualLoraError
 from .losses.min_snr import check_min_snr
 from .metadata import tensor_hash
 from .optimizers import check_optimizer
+from .precision import check_precision
 from .recipes import adapter_name, build_methods
 from .sequence import ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
@@ -73,6 +74,7 @@ def check_fits(
     cross_attention_layers(denoiser.unet)
     build_methods(settings)
     check_optimizer(settings, denoiser.device)
+    check_precision(settings.mixed_precision, denoiser.device)
     check_min_snr(settings.min_snr_gamma, denoiser)
     split_off(concept, num_held_back(settings))
     adapter = adapter_name(settings.recipe, settings.adapter)

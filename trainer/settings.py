@@ -83,8 +83,9 @@ class TrainSettings:
     )
     mixed_precision: str = setting(
         "auto",
-        "Number format of the training passes; auto takes bf16 where the device computes in it natively.",
-        choices=("auto", "no", "bf16"),
+        "Number format of the training passes; auto takes bf16 where the device computes in it natively. fp16 scales "
+        "the loss and is for CUDA GPUs without bf16.",
+        choices=("auto", "no", "bf16", "fp16"),
         advanced=True,
     )
     base_concept: str = setting(

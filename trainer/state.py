@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from .adapters.adapter import Adapter
 from .denoiser import TokenVectors
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_training
+from .precision import FIRST_SCALE, loss_scaler
 from .settings import TrainSettings
 
 
@@ -18,7 +20,7 @@ class TrainState:
     Args:
         adapter: live on the view.
         token: where the new token's vectors start.
-        settings: optimizer, learning rates, weight decay and `ema_decay`.
+        settings: optimizer, learning rates, weight decay, `mixed_precision` and `ema_decay`.
     """
 
     def __init__(self, adapter: Adapter, token: TokenVectors, settings: TrainSettings) -> None:
@@ -29,6 +31,7 @@ class TrainState:
         self.losses: list[float] = []
         self.penalties: list[float] = []
         self.norms: list[float] = []
+        self.scales: list[float] = []  # of the loss, after each step in fp16
         self.validations: dict[int, float] = {}  # step -> error
         self.parameters: dict[str, nn.Parameter] = {
             **adapter.parameters,
@@ -46,13 +49,28 @@ class TrainState:
         self.peaks = [settings.learning_rate, settings.token_learning_rate]
         for value in self.token.values():
             value.requires_grad_(settings.token_learning_rate > 0)
+        device = next(adapter.unet.parameters()).device
+        self.scaler = loss_scaler(settings.mixed_precision, device)
         self.ema_decay = settings.ema_decay
         averaged = self.parameters if settings.ema_decay else {}
         self.average = {name: value.detach().clone() for name, value in averaged.items()}
 
+    @property
+    def skipped_steps(self) -> int:
+        """Steps in fp16 that were left out because a gradient overflowed: those that lowered the scale."""
+        return sum(after < before for before, after in pairwise([FIRST_SCALE, *self.scales]))
+
     def trained(self) -> list[nn.Parameter]:
         """What the optimizer changes: all parameters but those that are frozen."""
         return [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+    def log(self, loss: float, penalty: float) -> None:
+        """Write down what the step just made was."""
+        self.losses.append(loss)
+        self.penalties.append(penalty)
+        self.norms.append(self.adapter.norm())
+        if self.scaler.is_enabled():
+            self.scales.append(self.scaler.get_scale())
 
     def update_average(self) -> None:
         """Take the step just made into the average: average <- d average + (1 - d) theta.
@@ -97,6 +115,9 @@ class TrainState:
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["penalties"] = torch.tensor(self.penalties, dtype=torch.float64)
         tensors["norms"] = torch.tensor(self.norms, dtype=torch.float64)
+        if self.scales:
+            tensors["scales"] = torch.tensor(self.scales, dtype=torch.float64)
+            tensors["scaled_steps"] = torch.tensor(self.scaler.state_dict()["_growth_tracker"])
         if self.validations:
             tensors["validations"] = torch.tensor(list(self.validations.items()), dtype=torch.float64)
         return tensors
@@ -106,6 +127,10 @@ class TrainState:
         self.step = int(tensors["step"])
         self.losses, self.penalties = tensors["losses"].tolist(), tensors["penalties"].tolist()
         self.norms = tensors["norms"].tolist()
+        if "scales" in tensors:
+            self.scales = tensors["scales"].tolist()
+            counted = {"scale": self.scales[-1], "_growth_tracker": int(tensors["scaled_steps"])}
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **counted})
         if "validations" in tensors:
             self.validations = {int(step): error for step, error in tensors["validations"].tolist()}
         for name, parameter in self.parameters.items():

@@ -170,7 +170,7 @@ class _Training:
         )
         self._validate()  # before the first step, or where an interruption left off
         for record in steps:
-            self.on_step(replace(record, values=self._validate()))
+            self.on_step(replace(record, values={**record.values, **self._validate()}))
             if record.step % settings.checkpoint_every == 0 or record.step == record.total:
                 write_tensors(partial, state.state_dict())
         # The state is no longer whole: what is interrupted from here on starts over from that at the last step.
@@ -199,6 +199,9 @@ class _Training:
         last = state.losses[-100:]
         values = {"loss": sum(last) / len(last), "adapter_norm": adapter.norm(), **reports}
         log = {"loss": state.losses, "penalty": state.penalties, "adapter_norm": state.norms}
+        if state.scales:
+            log["loss_scale"] = state.scales
+            values["skipped_steps"] = state.skipped_steps
         if state.validations:
             log |= {"validation_step": list(state.validations), "validation_loss": list(state.validations.values())}
             values["validation_loss"] = log["validation_loss"][-1]
