@@ -16,10 +16,11 @@ from .precision import check_precision
 from .recipes import adapter_name, build_methods
 from .sequence import ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
+from .tensorboard import writer_class
 from .validation import num_held_back, split_off
 
 # These change how a task is computed, not what comes out.
-NOT_IN_KEY = {"checkpoint_every", "low_memory", "gradient_checkpointing"}
+NOT_IN_KEY = {"checkpoint_every", "low_memory", "gradient_checkpointing", "tensorboard"}
 
 
 def task_record(
@@ -76,6 +77,8 @@ def check_fits(
     check_optimizer(settings, denoiser.device)
     check_precision(settings.mixed_precision, denoiser.device)
     check_min_snr(settings.min_snr_gamma, denoiser)
+    if settings.tensorboard:
+        writer_class()
     split_off(concept, num_held_back(settings))
     adapter = adapter_name(settings.recipe, settings.adapter)
     if adapter == "token_only" and settings.token_learning_rate == 0:

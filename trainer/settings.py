@@ -210,6 +210,12 @@ class TrainSettings:
         maximum=1000,
         advanced=True,
     )
+    tensorboard: bool = setting(
+        False,
+        "Also log every step in the sequence's folder `tensorboard`, which TensorBoard shows while it trains (package "
+        "tensorboard).",
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its limits.

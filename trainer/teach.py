@@ -1,6 +1,7 @@
 """Teach one concept: check, find what is already there, train, commit; cancel at any step without loss."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from . import tensorboard
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter
 from .adapters.factors import Lora
@@ -56,16 +58,18 @@ def teach(
     task = task_record(sequence, concept, settings, start)
     if done := sequence.find(task.key):
         return done
-    training = _Training(denoiser, concept, settings, sequence, task, on_step, start)
-    partial = sequence.partial_path(task.key)
-    if partial.exists():
-        training.state.load_state_dict(load_file(partial))
-    try:
-        return training.commit(training.run())
-    except BaseException:
-        if training.state.whole:  # else the last checkpoint stays what the training goes on from
-            write_tensors(partial, training.state.state_dict())
-        raise
+    folder = sequence.root / tensorboard.FOLDER / task.folder
+    with tensorboard.logged(on_step, folder) if settings.tensorboard else nullcontext(on_step) as report:
+        training = _Training(denoiser, concept, settings, sequence, task, report, start)
+        partial = sequence.partial_path(task.key)
+        if partial.exists():
+            training.state.load_state_dict(load_file(partial))
+        try:
+            return training.commit(training.run())
+        except BaseException:
+            if training.state.whole:  # else the last checkpoint stays what the training goes on from
+                write_tensors(partial, training.state.state_dict())
+            raise
 
 
 def trained_task(
