@@ -25,12 +25,13 @@ from trainer.adapters.lora import LoraAdapter
 from trainer.bases.comfyui.checkpoint import load_checkpoint
 from trainer.classifier import classify
 from trainer.denoiser import Conditioning, Denoiser
-from trainer.loop import TrainState, train_concept
+from trainer.loop import train_concept
 from trainer.losses.denoising import draw_batch
 from trainer.methods.dsc import DSC
 from trainer.methods.ewc import EWC
 from trainer.methods.method import Method
 from trainer.settings import TrainSettings
+from trainer.state import TrainState
 from trainer.task import TrainedTask
 
 RESULT = Path(__file__).with_name("results") / "host_speed.json"
@@ -130,7 +131,7 @@ def training(host: Host, *, token: bool = False, ewc: bool = False) -> Work:
     state = TrainState(adapter, base.word_vectors("fox"), settings)
     frozen = host.prompts(base, 1)[0]
 
-    def encode(_: Tensor) -> Conditioning:
+    def encode(_: Tensor, __: torch.Generator) -> Conditioning:
         return base.encode_prompt("photo of a <mine> fox", {"mine": {**state.token}}) if token else frozen
 
     steps = train_concept(base, host.latents.to(base.device), None, encode, state, methods, settings, "0/1")

@@ -10,9 +10,10 @@ from trainer.adapters.lora import LoraAdapter
 from trainer.bases.tiny.base import TinyBase
 from trainer.concept import Concept, prepare
 from trainer.denoiser import Conditioning, TokenVectors
-from trainer.loop import TrainState, train_concept
+from trainer.loop import train_concept
 from trainer.sampling import generate
 from trainer.settings import TrainSettings
+from trainer.state import TrainState
 from trainer.task import step_rng
 
 NAME = "joint"
@@ -47,7 +48,7 @@ def train_jointly(concepts: list[Concept], settings: TrainSettings) -> tuple[Tin
     with torch.no_grad():
         latents = base.encode_images(torch.cat(pictures))
 
-    def encode(indices: Tensor) -> Conditioning:
+    def encode(indices: Tensor, _: torch.Generator) -> Conditioning:
         live = tokens({**state.token})
         return Conditioning.cat([base.encode_prompt(prompts[i], live) for i in indices.tolist()])
 

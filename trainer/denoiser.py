@@ -3,6 +3,7 @@
 The core sees only this; everything about one kind of base (the embedded one, a host's model) is behind it.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -34,9 +35,16 @@ class Conditioning:
 
     @staticmethod
     def cat(parts: "list[Conditioning]") -> "Conditioning":
-        """Put batches of prompts one behind the other."""
+        """Put batches of prompts one behind the other; shorter contexts are repeated, which attention does not see."""
+        length = math.lcm(*(part.context.shape[1] for part in parts))
+        contexts = [
+            part.context
+            if part.context.shape[1] == length
+            else part.context.repeat(1, length // part.context.shape[1], 1)
+            for part in parts
+        ]
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        return Conditioning(torch.cat([part.context for part in parts]), torch.cat(pooled) if pooled else None)
+        return Conditioning(torch.cat(contexts), torch.cat(pooled) if pooled else None)
 
 
 class Denoiser(Protocol):

@@ -43,6 +43,12 @@ def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
             f"They are {settings.schedule} and {settings.warmup_steps}.",
             "Change them, or choose adamw.",
         )
+    if settings.optimizer == "adamw_schedulefree" and settings.ema_decay:
+        raise ContinualLoraError(
+            'With adamw_schedulefree "ema_decay" should be 0: its result is an average already.',
+            f"It is {settings.ema_decay:g}.",
+            "Set it to 0, or choose adamw.",
+        )
 
 
 def build_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

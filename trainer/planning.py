@@ -9,14 +9,18 @@ from .adapters.lora import state_of
 from .concept import Concept
 from .denoiser import Denoiser
 from .errors import ContinualLoraError
+from .losses.min_snr import check_min_snr
 from .metadata import tensor_hash
 from .optimizers import check_optimizer
+from .precision import check_precision
 from .recipes import adapter_name, build_methods
 from .sequence import ConceptSequence, TaskRecord, digest
 from .settings import TrainSettings
+from .tensorboard import writer_class
+from .validation import num_held_back, split_off
 
 # These change how a task is computed, not what comes out.
-NOT_IN_KEY = {"checkpoint_every", "low_memory", "gradient_checkpointing"}
+NOT_IN_KEY = {"checkpoint_every", "low_memory", "gradient_checkpointing", "tensorboard"}
 
 
 def task_record(
@@ -64,18 +68,30 @@ def check_fits(
 
     Raises:
         ContinualLoraError: another base, adapter, rank or alpha, a token in use, an unknown recipe, no cross-attention,
-            nothing to train, an existing LoRA where the sequence goes on from its own.
+            nothing to train, a setting that does not fit the base or the recipe, an existing LoRA where the sequence
+            goes on from its own.
     """
     sequence.check_base(denoiser.fingerprint)
     cross_attention_layers(denoiser.unet)
     build_methods(settings)
     check_optimizer(settings, denoiser.device)
+    check_precision(settings.mixed_precision, denoiser.device)
+    check_min_snr(settings.min_snr_gamma, denoiser)
+    if settings.tensorboard:
+        writer_class()
+    split_off(concept, num_held_back(settings))
     adapter = adapter_name(settings.recipe, settings.adapter)
     if adapter == "token_only" and settings.token_learning_rate == 0:
         raise ContinualLoraError(
             f'With {settings.recipe}, "token_learning_rate" should be above 0: the word vector is all that is trained.',
             "It is 0.",
             "Raise it, 0.001 for example.",
+        )
+    if adapter == "token_only" and settings.caption_dropout:
+        raise ContinualLoraError(
+            f'With {settings.recipe}, "caption_dropout" should be 0: without its prompt an image trains nothing.',
+            f"It is {settings.caption_dropout:g}.",
+            "Set it to 0.",
         )
     if start is not None and sequence.head:
         raise ContinualLoraError(

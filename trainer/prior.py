@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .denoiser import Conditioning, Denoiser
 from .losses.denoising import draw_batch
+from .losses.min_snr import mean_error
 from .sampling import sample
 from .task import StepRecord, step_rng
 
@@ -31,13 +32,13 @@ class Prior:
     latents: Tensor
     prompt: Conditioning
 
-    def error(self, denoiser: Denoiser, count: int, rng: torch.Generator) -> Tensor:
-        """Mean denoising error of `count` of them drawn from `rng` with their times and noise, a scalar.
+    def error(self, denoiser: Denoiser, count: int, rng: torch.Generator, gamma: float = 0.0) -> Tensor:
+        """Mean denoising error of `count` of them drawn from `rng` with their times and noise, as `mean_error` has it.
 
         Source: Ruiz et al., arXiv 2208.12242, eq. 2, the second term with lambda = 1.
         """
         indices = torch.randint(len(self.latents), (count,), generator=rng)
-        return draw_batch(denoiser, self.latents, None, indices, rng).error(self.prompt).mean()
+        return mean_error(draw_batch(denoiser, self.latents, None, indices, rng), self.prompt, gamma)
 
 
 def draw_prior(

@@ -83,8 +83,9 @@ class TrainSettings:
     )
     mixed_precision: str = setting(
         "auto",
-        "Number format of the training passes; auto takes bf16 where the device computes in it natively.",
-        choices=("auto", "no", "bf16"),
+        "Number format of the training passes; auto takes bf16 where the device computes in it natively. fp16 scales "
+        "the loss and is for CUDA GPUs without bf16.",
+        choices=("auto", "no", "bf16", "fp16"),
         advanced=True,
     )
     base_concept: str = setting(
@@ -159,6 +160,60 @@ class TrainSettings:
         False,
         "Compute the inside of the U-Net's blocks again on the way back instead of keeping it: the same result, less "
         "memory, slower steps.",
+        advanced=True,
+    )
+    min_snr_gamma: float = setting(
+        0.0,
+        "Min-SNR weighting of the training loss: where the signal-to-noise ratio is above gamma the error counts less, "
+        "so that the nearly clean times do not outvote the others. 0 is off, 5 is usual.",
+        minimum=0.0,
+        maximum=1000.0,
+        step=0.5,
+        advanced=True,
+    )
+    caption_dropout: float = setting(
+        0.0,
+        "Share of the images that a step trains under the empty prompt, so that guidance keeps working; such an image "
+        "teaches the word vector nothing.",
+        minimum=0.0,
+        maximum=0.9,
+        step=0.01,
+        advanced=True,
+    )
+    shuffle_tags: bool = setting(
+        False,
+        "Captions with commas: put the parts behind the one with the token into another order at each step.",
+        advanced=True,
+    )
+    ema_decay: float = setting(
+        0.0,
+        "What is kept of the average of the steps at each step (EMA); the average is the result. 0 is off, 0.99 takes "
+        "in about the last 100 steps.",
+        minimum=0.0,
+        maximum=0.9999,
+        step=0.001,
+        advanced=True,
+    )
+    validation_every: int = setting(
+        0,
+        "Steps between measurements of the denoising error on fixed draws, for the log: 8 passes over each image. 0 is "
+        "off.",
+        minimum=0,
+        maximum=100_000,
+        advanced=True,
+    )
+    validation_images: int = setting(
+        0,
+        "How many images, the last by name, are held back from the training to measure on, with validation_every. 0 "
+        "measures on the training images: a smoother curve, but blind to overfitting.",
+        minimum=0,
+        maximum=1000,
+        advanced=True,
+    )
+    tensorboard: bool = setting(
+        False,
+        "Also log every step in the sequence's folder `tensorboard`, which TensorBoard shows while it trains (package "
+        "tensorboard).",
         advanced=True,
     )
 

@@ -1,6 +1,7 @@
 """Teach one concept: check, find what is already there, train, commit; cancel at any step without loss."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -8,16 +9,18 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from . import tensorboard
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter
 from .adapters.factors import Lora
 from .apply import tokens_on
 from .augment import Pool, training_pool
+from .captions import step_prompts
 from .checkpointing import checkpoint_blocks
 from .concept import Concept, prepare
 from .denoiser import Conditioning, Denoiser, TokenVectors, encode_one_by_one
 from .files import write_tensors
-from .loop import TrainState, total_penalty, train_concept
+from .loop import total_penalty, train_concept
 from .metadata import lora_metadata
 from .planning import check_fits, task_record, task_seed
 from .prior import Prior, draw_prior
@@ -25,7 +28,9 @@ from .prompts import base_prompt
 from .recipes import adapter_name, build_methods
 from .sequence import METHODS_STEM, ConceptSequence, TaskRecord
 from .settings import TrainSettings
+from .state import TrainState
 from .task import StepRecord, TrainedTask, step_rng
+from .validation import Validation, is_due, num_held_back, split_off
 
 
 def teach(
@@ -53,16 +58,18 @@ def teach(
     task = task_record(sequence, concept, settings, start)
     if done := sequence.find(task.key):
         return done
-    training = _Training(denoiser, concept, settings, sequence, task, on_step, start)
-    partial = sequence.partial_path(task.key)
-    if partial.exists():
-        training.state.load_state_dict(load_file(partial))
-    try:
-        return training.commit(training.run())
-    except BaseException:
-        if training.state.whole:  # else the last checkpoint stays what the training goes on from
-            write_tensors(partial, training.state.state_dict())
-        raise
+    folder = sequence.root / tensorboard.FOLDER / task.folder
+    with tensorboard.logged(on_step, folder) if settings.tensorboard else nullcontext(on_step) as report:
+        training = _Training(denoiser, concept, settings, sequence, task, report, start)
+        partial = sequence.partial_path(task.key)
+        if partial.exists():
+            training.state.load_state_dict(load_file(partial))
+        try:
+            return training.commit(training.run())
+        except BaseException:
+            if training.state.whole:  # else the last checkpoint stays what the training goes on from
+                write_tensors(partial, training.state.state_dict())
+            raise
 
 
 def trained_task(
@@ -128,11 +135,11 @@ class _Training:
         rng = step_rng(self.seed, "initialize", 0)
         kind = ADAPTERS[adapter_name(settings.recipe, settings.adapter)]
         adapter = kind(denoiser.unet, settings.rank, settings.effective_alpha, rng)
-        resolution = settings.resolution or denoiser.resolution
-        rng = step_rng(self.seed, "rescale", 0)
-        pool = training_pool(concept, resolution, settings.flip, settings.rescale, rng)
+        taught, held_back = split_off(concept, num_held_back(settings))
+        pool = self._pool(taught, settings.flip, settings.rescale)
         self.prompts, self.num_plain = pool.prompts, pool.num_plain
         self.latents, self.masks = _encode_pool(denoiser, pool)
+        self.validation = self._validation(taught, held_back) if settings.validation_every else None
         self.prior = self._draw_prior()  # before the adapter goes on from the earlier tasks: it adds nothing yet
         self.methods = build_methods(settings)
         # Also what this recipe's methods have no use for: a later task may take it up again.
@@ -165,11 +172,12 @@ class _Training:
             self.seed,
             self.prior,
         )
+        self._validate()  # before the first step, or where an interruption left off
         for record in steps:
-            self.on_step(record)
+            self.on_step(replace(record, values={**record.values, **self._validate()}))
             if record.step % settings.checkpoint_every == 0 or record.step == record.total:
                 write_tensors(partial, state.state_dict())
-        state.whole = False  # a consolidation that is interrupted starts over from the state at the last step
+        # The state is no longer whole: what is interrupted from here on starts over from that at the last step.
         trained = self._trained_task()
         reports: dict[str, float] = {}
         for phase in ("consolidate", "end_task"):
@@ -194,11 +202,38 @@ class _Training:
         }
         last = state.losses[-100:]
         values = {"loss": sum(last) / len(last), "adapter_norm": adapter.norm(), **reports}
-        record = replace(task, values=values)
         log = {"loss": state.losses, "penalty": state.penalties, "adapter_norm": state.norms}
+        if state.scales:
+            log["loss_scale"] = state.scales
+            values["skipped_steps"] = state.skipped_steps
+        if state.validations:
+            log |= {"validation_step": list(state.validations), "validation_loss": list(state.validations.values())}
+            values["validation_loss"] = log["validation_loss"][-1]
+        record = replace(task, values=values)
         metadata = lora_metadata(self.denoiser, record, [t.token for t in self.sequence.tasks], tensors["lora"])
         images, _ = prepare(self.concept, self.settings.resolution or self.denoiser.resolution)
         return self.sequence.commit(record, tensors, metadata, log, images)
+
+    def _pool(self, concept: Concept, flip: bool, rescale: bool) -> Pool:
+        resolution = self.settings.resolution or self.denoiser.resolution
+        return training_pool(concept, resolution, flip, rescale, step_rng(self.seed, "rescale", 0))
+
+    def _validation(self, taught: Concept, held_back: Concept | None) -> Validation:
+        if held_back is not None:
+            pool = self._pool(held_back, flip=False, rescale=False)
+            return Validation(*_encode_pool(self.denoiser, pool), pool.prompts)
+        own = slice(len(taught.images))  # without copies
+        return Validation(self.latents[own], None if self.masks is None else self.masks[own], self.prompts[own])
+
+    def _validate(self) -> dict[str, float]:
+        """What is to be reported of the state as it is: nothing where it is not due, or was measured already."""
+        state, settings, seed = self.state, self.settings, self.seed
+        if self.validation is None or not is_due(state.step, settings) or state.step in state.validations:
+            return {}
+        with state.result():
+            error = self.validation.error(self.denoiser, self._encode, settings, seed)
+        state.validations[state.step] = error
+        return {"validation_loss": error}
 
     def _draw_prior(self) -> Prior | None:
         settings = self.settings
@@ -223,20 +258,26 @@ class _Training:
             penalty=lambda: total_penalty(self.methods.values(), self.state.adapter),
         )
 
-    def _prompt_encoder(self) -> Callable[[Tensor], Conditioning]:
-        """Prompts of images by index; encoded once and for all where the token is frozen, else once a step."""
-        tokens: dict[str, TokenVectors] = {**self.earlier_tokens, self.concept.token: {**self.state.token}}
+    def _prompt_encoder(self) -> Callable[[Tensor, torch.Generator], Conditioning]:
+        """Prompts of images by index; encoded once and for all where nothing in them changes, else once a pass."""
+        fixed = self.settings.token_learning_rate == 0 and not self.settings.shuffle_tags  # else it might grow large
         frozen: dict[str, Conditioning] = {}
 
-        def encode(indices: Tensor) -> Conditioning:
-            chosen = [self.prompts[i] for i in indices.tolist()]
-            known = frozen if self.settings.token_learning_rate == 0 else {}
-            for text in dict.fromkeys(chosen):
-                if text not in known:
-                    known[text] = self.denoiser.encode_prompt(text, tokens)
-            return Conditioning.cat([known[text] for text in chosen])
+        def encode(indices: Tensor, rng: torch.Generator) -> Conditioning:
+            own = [self.prompts[i] for i in indices.tolist()]
+            chosen = step_prompts(own, self.concept.token, self.settings, rng)
+            return self._encode(chosen, frozen if fixed else {})
 
         return encode
+
+    def _encode(self, texts: list[str], known: dict[str, Conditioning] | None = None) -> Conditioning:
+        """Prompts under the token as it is, each different one encoded once; what is in `known` not again."""
+        tokens: dict[str, TokenVectors] = {**self.earlier_tokens, self.concept.token: {**self.state.token}}
+        known = {} if known is None else known
+        for text in dict.fromkeys(texts):
+            if text not in known:
+                known[text] = self.denoiser.encode_prompt(text, tokens)
+        return Conditioning.cat([known[text] for text in texts])
 
 
 def _encode_pool(denoiser: Denoiser, pool: Pool) -> tuple[Tensor, Tensor | None]:

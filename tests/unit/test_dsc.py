@@ -1,6 +1,7 @@
 """Consolidation: the loss and its gradient against autograd over plain copies of the model, the passes it costs."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from tests.toy import ToyBase, toy_settings, trained_task
 from trainer.classifier import prompt_subset
+from trainer.errors import ContinualLoraError
 from trainer.losses.denoising import NoisedBatch
 from trainer.methods.dsc import CALIBRATION_BATCHES, DSC
 from trainer.task import step_rng
@@ -131,3 +133,21 @@ def test_tokens_stay_frozen_and_no_gradient_is_left():
     list(DSC(toy_settings(), classifier=True).consolidate(task))
     assert all(parameter.grad is None for parameter in task.adapter.parameters.values())
     assert not any(p.context.requires_grad for p in (task.prompt, task.base_prompt, *task.earlier_prompts))
+
+
+@pytest.mark.parametrize("penalty", [math.nan, math.inf])
+def test_a_penalty_that_is_no_number_stops_the_consolidation_before_it_changes_anything(penalty):
+    task, calls = trained_task(ToyBase()), []
+
+    def bad_at_the_second_step():
+        calls.append(1)
+        total = sum(value.sum() for value in task.adapter.parameters.values())
+        return total * (0.0 if len(calls) == 1 else penalty)
+
+    steps = DSC(toy_settings(steps=10)).consolidate(replace(task, penalty=bad_at_the_second_step))
+    next(steps)
+    before = task.adapter.state_dict()
+    message = rf"The penalty should be a number\. It became -?{penalty} at step 2 of 3 of the consolidation\. Lower"
+    with pytest.raises(ContinualLoraError, match=message):
+        next(steps)
+    assert all(torch.equal(value, task.adapter.state_dict()[name]) for name, value in before.items())

@@ -8,6 +8,7 @@ import torch
 
 from tests.toy import ToyBase, toy_settings, trained_task
 from trainer.classifier import calibrated_temperature, prompt_subset
+from trainer.errors import ContinualLoraError
 from trainer.losses.denoising import NoisedBatch
 from trainer.methods.ewc import CALIBRATION_BATCHES, EWC
 from trainer.task import step_rng
@@ -188,3 +189,10 @@ def test_end_of_the_task_leaves_theta_and_no_gradient():
     values = records[-1].values
     assert 0 < values["dc_entropy"] < math.log(5) and 0 <= values["dc_accuracy"] <= 1
     assert values["dc_entropy"] == pytest.approx(sum(r.values["dc_entropy"] for r in records[:-1]) / 3)
+
+
+def test_a_fisher_that_is_no_number_is_not_carried_on():
+    task = trained_task(ToyBase())
+    next(iter(task.adapter.parameters.values())).data[0, 0] = torch.nan
+    with pytest.raises(ContinualLoraError, match=r"The Fisher .* should be made of numbers\. Their sum became nan\."):
+        list(EWC(toy_settings()).end_task(task))

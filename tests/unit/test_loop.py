@@ -9,10 +9,12 @@ from tests.toy import ENCODER, ToyBase, toy_settings
 from trainer.adapters.lora import LoraAdapter
 from trainer.denoiser import Conditioning
 from trainer.errors import ContinualLoraError
-from trainer.loop import TrainState, train_concept, uses_bf16
+from trainer.loop import train_concept
 from trainer.losses.denoising import NoisedBatch
 from trainer.methods.method import Method
+from trainer.precision import uses_bf16
 from trainer.schedule import schedule_factor
+from trainer.state import TrainState
 from trainer.task import StepRecord, step_rng
 
 LATENTS = torch.tensor([[0.5, -1.0], [1.5, 0.25], [-0.75, 2.0]]).view(3, 1, 1, 2)
@@ -36,7 +38,7 @@ class Training:
         self.state = TrainState(adapter, self.denoiser.word_vectors("animal"), self.settings)
         self.methods = methods
 
-    def encode(self, indices):
+    def encode(self, indices, rng=None):
         tokens = {"fox": {**self.state.token}}
         return Conditioning.cat([self.denoiser.encode_prompt(PROMPT, tokens) for _ in indices])
 
@@ -167,15 +169,42 @@ def test_an_exception_leaves_the_state_of_the_last_whole_step():
     assert all(torch.equal(value, reference.bits()[name]) for name, value in training.bits().items())
 
 
-def test_a_loss_that_is_no_number_stops_with_three_facts_and_keeps_theta():
-    training = Training()
+class Bad(Method):
+    """From the second step on, a penalty that is no number, or whose gradient is none."""
+
+    def __init__(self, kind):
+        super().__init__(toy_settings())
+        self.kind, self.calls = kind, 0
+
+    def penalty(self, adapter):
+        self.calls += 1
+        total = sum(value.sum() for value in adapter.parameters.values())
+        if self.calls < 2:
+            return 0 * total
+        # the root of 0 is a number, its derivative is not
+        return math.inf * total.abs() if self.kind == "penalty" else (total - total.detach()).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("loss", r"The loss should be a number\. It became nan at step 2 of 4\. Lower the learning rates"),
+        ("penalty", r"The penalty should be a number\. It became inf at step 2 of 4\. Lower penalty_weight"),
+        ("gradient", r"The gradient should .* Its norm became (inf|nan) at step 2 of 4, .* Set mixed_precision to no"),
+    ],
+)
+def test_what_is_no_number_stops_with_three_facts_and_changes_nothing(kind, message):
+    training = Training([Bad(kind)] if kind != "loss" else [])
     steps = training.steps()
     next(steps)
-    before = training.bits()
-    training.denoiser.unet.middle_block[1].attn2.to_v.base_layer.weight.data = torch.full((2, 3), torch.nan)
-    with pytest.raises(ContinualLoraError, match=r"should be a number\. It became nan at step 2 of 4\. Lower"):
+    before = {name: value.clone() for name, value in training.state.state_dict().items()}
+    if kind == "loss":
+        training.denoiser.unet.middle_block[1].attn2.to_v.base_layer.weight.data = torch.full((2, 3), torch.nan)
+    with pytest.raises(ContinualLoraError, match=message):
         next(steps)
-    assert all(torch.equal(value, before[name]) for name, value in training.bits().items()) and training.state.whole
+    after = training.state.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+    assert training.state.whole and training.state.step == 1
 
 
 def test_step_generators_differ_by_seed_phase_and_step_and_repeat():

@@ -26,6 +26,7 @@ from ..classifier import (
     prompt_subset,
 )
 from ..denoiser import Conditioning
+from ..divergence import check_numbers
 from ..losses.denoising import NoisedBatch, draw_batch
 from ..optimizers import build_optimizer, set_training
 from ..schedule import schedule_factor
@@ -76,13 +77,14 @@ class DSC(Method):
             penalty = task.penalty()
             if penalty is not None:
                 penalty.backward()
-            torch.nn.utils.clip_grad_norm_(adapter.parameters.values(), settings.gradient_clip)
+            norm = torch.nn.utils.clip_grad_norm_(adapter.parameters.values(), settings.gradient_clip)
+            loss, held = float(errors[0].mean()), 0.0 if penalty is None else penalty.item()
+            check_numbers(loss, held, norm.item(), f"step {step + 1} of {total} of the consolidation")
             optimizer.param_groups[0]["lr"] = settings.learning_rate * schedule_factor(
                 step, total, 0, settings.schedule
             )
             optimizer.step()
-            held = 0.0 if penalty is None else penalty.item()
-            yield StepRecord("consolidate", step + 1, total, float(errors[0].mean()), held, values)
+            yield StepRecord("consolidate", step + 1, total, loss, held, values)
         set_training(optimizer, False)
         optimizer.zero_grad(set_to_none=True)
 

@@ -86,6 +86,12 @@ class EWC(Method):
             reported.append(values)
             yield record
         fresh, trace = normalized(total)
+        if not math.isfinite(trace):
+            raise ContinualLoraError(
+                "The Fisher information should be made of numbers.",
+                f"Their sum became {trace}.",
+                "Lower the learning rates, or choose a recipe without EWC; the training up to here is kept.",
+            )
         gamma = self.settings.fisher_decay
         self.fisher = {n: gamma * self.fisher[n] + f if n in self.fisher else f for n, f in fresh.items()}
         self.anchor = theta
