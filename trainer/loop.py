@@ -1,6 +1,7 @@
 """The training loop: one page, a generator."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -48,21 +49,25 @@ def train_concept(
         prior: pictures of the class noun; their error on as many as the batch is added to the loss.
     """
     set_training(state.optimizer, True)
+    passes = settings.gradient_accumulation
     while state.step < settings.steps:
         state.optimizer.zero_grad(set_to_none=True)
-        added = total_penalty(methods, state.adapter)
-        penalty = latents.new_zeros(()) if added is None else added
-        loss = latents.new_zeros(())
-        parts = _parts_of_the_loss(denoiser, latents, masks, encode, settings, seed, state.step, prior)
-        for number, part in enumerate(parts):
-            state.scaler.scale(part + penalty if number == 0 else part).backward()
-            loss += part.detach()
+        try:
+            loss, penalty = _backward(denoiser, latents, masks, encode, state, methods, settings, seed, prior, passes)
+        except torch.cuda.OutOfMemoryError:
+            if settings.batch_size == 1 or passes > settings.gradient_accumulation:
+                raise
+            passes *= 2
+            warnings.warn(
+                f"Step {state.step + 1} did not fit into memory with {settings.batch_size} images a pass. From here on "
+                "a pass has half as many; the images of a step stay the same.",
+                stacklevel=2,
+            )
+            continue
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.trained(), settings.gradient_clip).item()
         too_large = not math.isfinite(norm) and state.scaler.get_scale() > 1  # the scale: the step is left out
-        check_numbers(
-            loss.item(), penalty.item(), 0.0 if too_large else norm, f"step {state.step + 1} of {settings.steps}"
-        )
+        check_numbers(loss, penalty, 0.0 if too_large else norm, f"step {state.step + 1} of {settings.steps}")
         for group, peak in zip(state.optimizer.param_groups, state.peaks, strict=True):
             group["lr"] = peak * schedule_factor(state.step, settings.steps, settings.warmup_steps, settings.schedule)
         state.whole = False
@@ -70,33 +75,41 @@ def train_concept(
         state.scaler.update()
         state.step += 1
         state.update_average()
-        state.log(loss.item(), penalty.item())
+        state.log(loss, penalty)
         state.whole = True
         values = {"loss_scale": state.scales[-1]} if state.scales else {}
         yield StepRecord("train", state.step, settings.steps, state.losses[-1], state.penalties[-1], values)
     state.finish()
 
 
-def _parts_of_the_loss(
+def _backward(
     denoiser: Denoiser,
     latents: Tensor,
     masks: Tensor | None,
     encode: Callable[[Tensor, torch.Generator], Conditioning],
+    state: TrainState,
+    methods: Iterable[Method],
     settings: TrainSettings,
     seed: str,
-    step: int,
     prior: Prior | None,
-) -> Iterator[Tensor]:
-    """The loss of a step, without penalties, as one scalar for each of its passes; see `train_concept`."""
-    rng, captions_rng = step_rng(seed, "train", step), step_rng(seed, "captions", step)
-    parts = settings.gradient_accumulation
-    indices = torch.randint(len(latents), (parts * settings.batch_size,), generator=rng).chunk(parts)
-    for part, batch in zip(indices, draw_batches(denoiser, latents, masks, indices, rng), strict=True):
+    passes: int,
+) -> tuple[float, float]:
+    """The gradients of a step, in so many passes; returns the loss and the penalty. See `train_concept`."""
+    added = total_penalty(methods, state.adapter)
+    penalty = latents.new_zeros(()) if added is None else added
+    loss = latents.new_zeros(())
+    rng, captions_rng = step_rng(seed, "train", state.step), step_rng(seed, "captions", state.step)
+    images = settings.gradient_accumulation * settings.batch_size
+    indices = torch.randint(len(latents), (images,), generator=rng).tensor_split(passes)
+    for number, batch in enumerate(draw_batches(denoiser, latents, masks, indices, rng)):
         with autocast(settings.mixed_precision, denoiser.device):
-            error = mean_error(batch, encode(part, captions_rng), settings.min_snr_gamma)
+            error = mean_error(batch, encode(indices[number], captions_rng), settings.min_snr_gamma)
             if prior is not None:
-                error = error + prior.error(denoiser, settings.batch_size, rng, settings.min_snr_gamma)
-        yield error / parts
+                error = error + prior.error(denoiser, len(batch), rng, settings.min_snr_gamma)
+        share = error * (len(batch) / images)
+        state.scaler.scale(share + penalty if number == 0 else share).backward()
+        loss += share.detach()
+    return loss.item(), penalty.item()
 
 
 def total_penalty(methods: Iterable[Method], adapter: Adapter) -> Tensor | None:

@@ -21,6 +21,7 @@ from .concept import Concept, prepare
 from .denoiser import Conditioning, Denoiser, TokenVectors, encode_one_by_one
 from .files import write_tensors
 from .loop import total_penalty, train_concept
+from .memory import no_room
 from .metadata import lora_metadata
 from .planning import check_fits, task_record, task_seed
 from .prior import Prior, draw_prior
@@ -66,9 +67,11 @@ def teach(
             training.state.load_state_dict(load_file(partial))
         try:
             return training.commit(training.run())
-        except BaseException:
+        except BaseException as error:
             if training.state.whole:  # else the last checkpoint stays what the training goes on from
                 write_tensors(partial, training.state.state_dict())
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                raise no_room(settings) from error
             raise
 
 

@@ -1,0 +1,105 @@
+"""A device without room for a step: half the images a pass, once, the same result; then a message, the state kept."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
+from trainer.errors import ContinualLoraError
+from trainer.sequence import ConceptSequence
+from trainer.settings import TrainSettings
+from trainer.teach import teach
+
+UNET = ToyUNet().requires_grad_(False)
+SETTINGS = toy_settings(recipe="lora", steps=4, batch_size=4, checkpoint_every=100)
+
+
+class SmallDevice(ToyBase):
+    """Has room for `room` images a pass; keeps the number of images of each pass."""
+
+    def __init__(self, room):
+        super().__init__(UNET)
+        self.room, self.images = room, []
+
+    def predict(self, x_t, t, conditioning):
+        self.images.append(len(x_t))
+        if len(x_t) > self.room:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return super().predict(x_t, t, conditioning)
+
+
+def taught(root, base, settings=SETTINGS):
+    return teach(base, toy_concept("fox"), settings, ConceptSequence(root, ToyBase(UNET).fingerprint))
+
+
+def test_half_the_images_a_pass_and_the_same_lora(tmp_path):
+    small = SmallDevice(2)
+    with pytest.warns(UserWarning, match="Step 1 did not fit into memory with 4 images a pass"):
+        halved = taught(tmp_path / "small", small)
+    assert small.images == [4, *[2] * 8]  # the first attempt, then two passes a step
+    whole = taught(tmp_path / "large", SmallDevice(4))
+    mine, theirs = halved.lora(halved.tasks[0]), whole.lora(whole.tasks[0])
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-5, atol=1e-7)
+
+
+def test_an_uneven_batch_is_halved_too(tmp_path):
+    settings = toy_settings(recipe="lora", steps=2, batch_size=3, gradient_accumulation=2)
+    small = SmallDevice(2)
+    with pytest.warns(UserWarning, match="3 images a pass"):
+        halved = taught(tmp_path / "small", small, settings)
+    assert small.images == [3, *[2, 2, 1, 1] * 2]
+    whole = taught(tmp_path / "large", SmallDevice(3), settings)
+    for name, value in halved.lora(halved.tasks[0]).items():
+        torch.testing.assert_close(value, whole.lora(whole.tasks[0])[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_second_failure_stops_with_the_state_kept(tmp_path):
+    def later(settings):
+        """Fails from the third step on, for good."""
+        base = SmallDevice(4)
+        original = base.predict
+
+        def predict(x_t, t, conditioning):
+            if len(base.images) >= 2:
+                base.images.append(len(x_t))
+                raise torch.cuda.OutOfMemoryError("no room")
+            return original(x_t, t, conditioning)
+
+        base.predict = predict
+        return taught(tmp_path / "pets", base, settings)
+
+    with (
+        pytest.warns(UserWarning, match="Step 3"),
+        pytest.raises(ContinualLoraError, match=r"4 images a pass, and with half as many.*gradient_checkpointing on"),
+    ):
+        later(SETTINGS)
+    (partial,) = (tmp_path / "pets" / "partial").glob("*.safetensors")
+    assert int(load_file(partial)["step"]) == 2
+    resumed = taught(tmp_path / "pets", SmallDevice(4), SETTINGS)
+    undisturbed = taught(tmp_path / "other", SmallDevice(4), SETTINGS)
+    folders = [each.folder(each.tasks[0]) for each in (resumed, undisturbed)]
+    assert files_below(folders[0]) == files_below(folders[1])
+
+
+def test_a_single_image_stops_at_once(tmp_path):
+    settings = TrainSettings(**{**vars(SETTINGS), "batch_size": 1, "low_memory": True})
+    with pytest.raises(ContinualLoraError, match=r"with 1 images a pass\. Close"):
+        taught(tmp_path, SmallDevice(0), settings)
+
+
+def test_no_room_for_the_fisher(tmp_path):
+    settings = toy_settings(recipe="lora_ewc", steps=1, batch_size=1, fisher_draws=2)
+    base = SmallDevice(1)
+    original = base.predict
+
+    def predict(x_t, t, conditioning):
+        if len(base.images) == 2:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return original(x_t, t, conditioning)
+
+    base.predict = predict
+    with pytest.raises(ContinualLoraError, match="ran out of memory"):
+        taught(tmp_path, base, settings)
+    assert list((tmp_path / "partial").glob("*.safetensors"))
