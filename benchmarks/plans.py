@@ -136,10 +136,10 @@ def tuned_strengths(folder: Path) -> Iterator[Job]:
 
 
 def tuned_scores(folder: Path) -> Iterator[Job]:
-    """Whether it is the temperature of the scores or the number of draws that keeps DC from helping the Fisher."""
+    """Whether the temperature of the scores or the draws keep DC from helping the Fisher; how few draws would do."""
     for seed in SEEDS:
         for recipe in ("lora_ewc", "lora_ewc_dc"):
-            for draws in (200, 800):
+            for draws in (48, 96, 200, 800):
                 yield job(recipe, seed, "tuning", folder, penalty_weight=10.0, fisher_draws=draws)
         for temperature in (0.01, 0.1, 1.0):  # calibrated it is 0.03 to 0.07
             yield job("lora_ewc_dc", seed, "tuning", folder, penalty_weight=10.0, temperature=temperature)
