@@ -216,6 +216,12 @@ class TrainSettings:
         "tensorboard).",
         advanced=True,
     )
+    cache_latents: bool = setting(
+        False,
+        "Keep the encoded images and the prior images in the sequence's folder `cache`, so that a training that goes "
+        "on needs neither the VAE nor to draw again.",
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its limits.
