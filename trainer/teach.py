@@ -5,10 +5,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from . import latent_cache, tensorboard
+from . import latent_cache, samples, tensorboard
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter
 from .adapters.factors import Lora
@@ -24,6 +25,7 @@ from .metadata import lora_metadata
 from .planning import check_fits, task_record, task_seed
 from .prompts import base_prompt
 from .recipes import adapter_name, build_methods
+from .samples import Draw, own_draw
 from .sequence import METHODS_STEM, ConceptSequence, TaskRecord
 from .settings import TrainSettings
 from .state import TrainState
@@ -38,6 +40,7 @@ def teach(
     sequence: ConceptSequence,
     on_step: Callable[[StepRecord], None] = lambda record: None,
     start: Lora | None = None,
+    draw: Draw | None = None,
 ) -> ConceptSequence:
     """Add one concept to a sequence.
 
@@ -48,6 +51,7 @@ def teach(
         sequence: the line to go on from.
         on_step: told after every step of every phase; what it raises stops the training, which can be resumed.
         start: a LoRA of another training that the first concept starts from.
+        draw: draws what `sample_every` asks for, on `denoiser`; by default with the trainer's own sampler.
 
     Returns:
         The line with the concept as its newest task; at once, without training, if it is on disk already.
@@ -58,7 +62,7 @@ def teach(
         return done
     folder = sequence.root / tensorboard.FOLDER / task.folder
     with tensorboard.logged(on_step, folder) if settings.tensorboard else nullcontext(on_step) as report:
-        training = _Training(denoiser, concept, settings, sequence, task, report, start)
+        training = _Training(denoiser, concept, settings, sequence, task, report, draw, start)
         partial = sequence.partial_path(task.key)
         if partial.exists():
             training.state.load_state_dict(load_file(partial))
@@ -123,10 +127,12 @@ class _Training:
         sequence: ConceptSequence,
         task: TaskRecord,
         on_step: Callable[[StepRecord], None],
+        draw: Draw | None = None,
         start: Lora | None = None,
     ) -> None:
         self.denoiser, self.concept, self.settings = denoiser, concept, settings
         self.sequence, self.task, self.on_step = sequence, task, on_step
+        self.draw = draw or own_draw(denoiser, settings)
         self.seed = task_seed(task)
         if settings.gradient_checkpointing:
             checkpoint_blocks(denoiser.unet)
@@ -166,9 +172,10 @@ class _Training:
             self.seed,
             self.data.prior,
         )
-        self._validate()  # before the first step, or where an interruption left off
+        self._validate(), self._draw()  # before the first step, or what an interruption left undone
         for record in steps:
-            self.on_step(replace(record, values={**record.values, **self._validate()}))
+            values = {**record.values, **self._validate()}
+            self.on_step(replace(record, values=values, picture=self._draw()))
             if record.step % settings.checkpoint_every == 0 or record.step == record.total:
                 write_tensors(partial, state.state_dict())
         # The state is no longer whole: what is interrupted from here on starts over from that at the last step.
@@ -217,6 +224,17 @@ class _Training:
             error = self.data.validation.error(self.denoiser, self._encode, settings, seed)
         state.validations[state.step] = error
         return {"validation_loss": error}
+
+    def _draw(self) -> Image.Image | None:
+        """A picture of the state as it is: none where it is not due, or was drawn already."""
+        path = samples.file_of(self.sequence.root / samples.FOLDER / self.task.folder, self.state.step)
+        if not samples.is_due(self.state.step, self.settings) or path.exists():
+            return None
+        with self.state.result(), torch.no_grad():
+            text = samples.sample_prompt(self.concept, self.settings)
+            picture = self.draw(self._encode([text]), self._encode([""]), self.data.latents.shape[1:])
+        samples.keep(path, picture)
+        return picture
 
     def _trained_task(self) -> TrainedTask:
         tokens = {**self.earlier_tokens, self.concept.token: self.state.frozen_token()}
