@@ -14,6 +14,8 @@ from PIL import Image
 from ..trainer.errors import ContinualLoraError
 from ..trainer.sequence import MANIFEST
 
+PREVIEW_SIDE = 512
+
 
 def sequences_folder() -> Path:
     """Where sequences live: output/continual_lora."""
@@ -62,12 +64,12 @@ class Progress:
         self._bar: Any = None
         self._of = ("", 0)
 
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        """Show `done` of `total`; a new phase starts the bar again."""
+    def __call__(self, phase: str, done: int, total: int, picture: Image.Image | None = None) -> None:
+        """Show `done` of `total`, and a picture under the node; a new phase starts the bar again."""
         model_management.throw_exception_if_processing_interrupted()
         if (phase, total) != self._of:
             self._bar, self._of = comfy.utils.ProgressBar(total), (phase, total)
-        self._bar.update_absolute(done, total)
+        self._bar.update_absolute(done, total, None if picture is None else ("JPEG", picture, PREVIEW_SIDE))
 
 
 def unused_path(folder: Path, stem: str, content: Callable[[Path], bool]) -> Path:

@@ -7,6 +7,7 @@ from comfy_api.v0_0_2 import io
 from ..trainer.adapters.layouts import load_lora
 from ..trainer.bases.comfyui.apply import apply_lora, clip_with_tokens
 from ..trainer.bases.comfyui.base import ComfyBase
+from ..trainer.bases.comfyui.live import live_draw
 from ..trainer.concept import Concept as ConceptImages
 from ..trainer.sequence import ConceptSequence as Sequence
 from ..trainer.settings import TrainSettings
@@ -84,13 +85,14 @@ class TrainContinualLora(io.ComfyNode):
         settings, progress = TrainSettings(**basic, **(options or {})), Progress()
 
         def on_step(record: StepRecord) -> None:
-            progress(record.phase, record.step, record.total)
+            progress(record.phase, record.step, record.total, record.picture)
 
         with training_mode():
             base = ComfyBase(model, clip, vae)
             before = sequence or Sequence.create(sequence_root(sequence_name), base.fingerprint)
             start = None if existing_lora == NO_LORA else load_lora(lora_path(existing_lora), base.unet)
-            taught = teach(base, concept, settings, before, on_step, start)
+            draw = live_draw(model, vae, base, settings)
+            taught = teach(base, concept, settings, before, on_step, start, draw)
         task = taught.tasks[-1]
         lora = taught.lora(task)
         return io.NodeOutput(

@@ -76,6 +76,9 @@ class ToyBase:
     def encode_images(self, images):
         return images[:, :1].unflatten(-1, (2, -1)).mean((2, 4))[:, :, None] * 2 - 1
 
+    def autoencoder_fingerprint(self):
+        return "averages of red"
+
     def decode_latents(self, latents):
         side = self.resolution
         return (latents / 2 + 0.5).expand(-1, 3, side, -1).repeat_interleave(side // 2, -1).clamp(0, 1)

@@ -62,18 +62,19 @@ class Concept:
     @property
     def prompt(self) -> str:
         """The template with token and class noun filled in."""
-        return self._fill(self.template)
+        return self.filled(self.template)
 
     @property
     def prompts(self) -> list[str]:
         """For each image what it is trained with: its caption, after the prompt if it lacks the token."""
-        filled = [self._fill(caption) for caption in self.captions]
+        filled = [self.filled(caption) for caption in self.captions]
         return [
             caption if f"<{self.token}>" in caption else ", ".join(filter(None, (self.prompt, caption)))
             for caption in filled
         ]
 
-    def _fill(self, text: str) -> str:
+    def filled(self, text: str) -> str:
+        """A text with `{token}` and `{class_noun}` filled in."""
         return text.replace("{token}", self.token).replace("{class_noun}", self.class_noun.strip())
 
 

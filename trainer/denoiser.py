@@ -61,6 +61,10 @@ class Denoiser(Protocol):
         """Images [B, 3, H, W] in 0..1 -> latents x_0 [B, C, h, w], in the scale that the U-Net was trained on."""
         ...
 
+    def autoencoder_fingerprint(self) -> str:
+        """Which autoencoder it is, for latents that are kept."""
+        ...
+
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents x_0 [B, C, h, w] -> images [B, 3, H, W] in 0..1."""
         ...

@@ -20,7 +20,16 @@ from .tensorboard import writer_class
 from .validation import num_held_back, split_off
 
 # These change how a task is computed, not what comes out.
-NOT_IN_KEY = {"checkpoint_every", "low_memory", "gradient_checkpointing", "tensorboard"}
+NOT_IN_KEY = {
+    "checkpoint_every",
+    "low_memory",
+    "gradient_checkpointing",
+    "tensorboard",
+    "cache_latents",
+    "sample_every",
+    "sample_prompt",
+    "sample_with_vae",
+}
 
 
 def task_record(

@@ -49,7 +49,7 @@ def draw_prior(
     batch_size: int,
     seed: str,
     on_step: Callable[[StepRecord], None],
-) -> Prior:
+) -> Tensor:
     """Let the base draw its class noun.
 
     Source: Ruiz et al., arXiv 2208.12242, section 3.2. Ours: by DDIM, as everywhere in this package, under a prompt
@@ -63,6 +63,9 @@ def draw_prior(
         batch_size: how many are drawn at a time.
         seed: of the task; the same seed draws the same pictures, so a resumed training needs no copy of them.
         on_step: told after every sampling step; may raise to stop.
+
+    Returns:
+        x_0, [N, C, h, w].
     """
     with torch.no_grad():
         prompt, empty = denoiser.encode_prompt(prior_prompt(class_noun), {}), denoiser.encode_prompt("", {})
@@ -74,4 +77,4 @@ def draw_prior(
 
         return sample(denoiser, prompt, empty, noise.to(denoiser.device), on_step=report)
 
-    return Prior(torch.cat([drawn(index, noise) for index, noise in enumerate(parts)]), prompt)
+    return torch.cat([drawn(index, noise) for index, noise in enumerate(parts)])

@@ -216,6 +216,31 @@ class TrainSettings:
         "tensorboard).",
         advanced=True,
     )
+    cache_latents: bool = setting(
+        False,
+        "Keep the encoded images and the prior images in the sequence's folder `cache`, so that a training that goes "
+        "on needs neither the VAE nor to draw again.",
+        advanced=True,
+    )
+    sample_every: int = setting(
+        0,
+        "Steps between pictures that show the course of the training, in the node and in the sequence's folder "
+        "`samples`. 0 draws none.",
+        minimum=0,
+        maximum=100_000,
+        advanced=True,
+    )
+    sample_prompt: str = setting(
+        "",
+        "What these pictures show; {token} and {class_noun} are filled in. Empty is what the images are trained under.",
+        advanced=True,
+    )
+    sample_with_vae: bool = setting(
+        True,
+        "Decode these pictures with the VAE. Off takes ComfyUI's rough preview, for GPUs that cannot hold the VAE "
+        "beside the training.",
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its limits.

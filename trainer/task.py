@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .adapters.adapter import Adapter
@@ -28,6 +29,7 @@ class StepRecord:
         loss: mean denoising error of the batch, with prior images plus theirs; 0 while the base draws them.
         penalty: what the methods added to it.
         values: further figures to log, by name.
+        picture: drawn after this step, if one was due.
     """
 
     phase: str
@@ -36,6 +38,7 @@ class StepRecord:
     loss: float
     penalty: float = 0.0
     values: Mapping[str, float] = field(default_factory=dict)
+    picture: Image.Image | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

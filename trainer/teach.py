@@ -5,33 +5,33 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from . import tensorboard
+from . import latent_cache, samples, tensorboard
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter
 from .adapters.factors import Lora
 from .apply import tokens_on
-from .augment import Pool, training_pool
 from .captions import step_prompts
 from .checkpointing import checkpoint_blocks
 from .concept import Concept, prepare
-from .denoiser import Conditioning, Denoiser, TokenVectors, encode_one_by_one
+from .data import TrainingData
+from .denoiser import Conditioning, Denoiser, TokenVectors
 from .files import write_tensors
 from .loop import total_penalty, train_concept
 from .memory import no_room
 from .metadata import lora_metadata
 from .planning import check_fits, task_record, task_seed
-from .prior import Prior, draw_prior
 from .prompts import base_prompt
 from .recipes import adapter_name, build_methods
+from .samples import Draw, own_draw
 from .sequence import METHODS_STEM, ConceptSequence, TaskRecord
 from .settings import TrainSettings
 from .state import TrainState
 from .task import StepRecord, TrainedTask, step_rng
-from .validation import Validation, is_due, num_held_back, split_off
+from .validation import is_due
 
 
 def teach(
@@ -41,6 +41,7 @@ def teach(
     sequence: ConceptSequence,
     on_step: Callable[[StepRecord], None] = lambda record: None,
     start: Lora | None = None,
+    draw: Draw | None = None,
 ) -> ConceptSequence:
     """Add one concept to a sequence.
 
@@ -51,6 +52,7 @@ def teach(
         sequence: the line to go on from.
         on_step: told after every step of every phase; what it raises stops the training, which can be resumed.
         start: a LoRA of another training that the first concept starts from.
+        draw: draws what `sample_every` asks for, on `denoiser`; by default with the trainer's own sampler.
 
     Returns:
         The line with the concept as its newest task; at once, without training, if it is on disk already.
@@ -61,7 +63,7 @@ def teach(
         return done
     folder = sequence.root / tensorboard.FOLDER / task.folder
     with tensorboard.logged(on_step, folder) if settings.tensorboard else nullcontext(on_step) as report:
-        training = _Training(denoiser, concept, settings, sequence, task, report, start)
+        training = _Training(denoiser, concept, settings, sequence, task, report, draw, start)
         partial = sequence.partial_path(task.key)
         if partial.exists():
             training.state.load_state_dict(load_file(partial))
@@ -128,22 +130,20 @@ class _Training:
         sequence: ConceptSequence,
         task: TaskRecord,
         on_step: Callable[[StepRecord], None],
+        draw: Draw | None = None,
         start: Lora | None = None,
     ) -> None:
         self.denoiser, self.concept, self.settings = denoiser, concept, settings
         self.sequence, self.task, self.on_step = sequence, task, on_step
+        self.draw = draw or own_draw(denoiser, settings)
         self.seed = task_seed(task)
         if settings.gradient_checkpointing:
             checkpoint_blocks(denoiser.unet)
         rng = step_rng(self.seed, "initialize", 0)
         kind = ADAPTERS[adapter_name(settings.recipe, settings.adapter)]
         adapter = kind(denoiser.unet, settings.rank, settings.effective_alpha, rng)
-        taught, held_back = split_off(concept, num_held_back(settings))
-        pool = self._pool(taught, settings.flip, settings.rescale)
-        self.prompts, self.num_plain = pool.prompts, pool.num_plain
-        self.latents, self.masks = _encode_pool(denoiser, pool)
-        self.validation = self._validation(taught, held_back) if settings.validation_every else None
-        self.prior = self._draw_prior()  # before the adapter goes on from the earlier tasks: it adds nothing yet
+        # Before the adapter goes on from the earlier tasks: it adds nothing yet to what the base draws.
+        self.data = TrainingData(denoiser, concept, settings, sequence.root / latent_cache.FOLDER, self.seed, on_step)
         self.methods = build_methods(settings)
         # Also what this recipe's methods have no use for: a later task may take it up again.
         self.carried = sequence.method_state() if sequence.head else {}
@@ -166,18 +166,19 @@ class _Training:
             method.begin_task(state.adapter)
         steps = train_concept(
             self.denoiser,
-            self.latents,
-            self.masks,
+            self.data.latents,
+            self.data.masks,
             self._prompt_encoder(),
             state,
             methods,
             settings,
             self.seed,
-            self.prior,
+            self.data.prior,
         )
-        self._validate()  # before the first step, or where an interruption left off
+        self._validate(), self._draw()  # before the first step, or what an interruption left undone
         for record in steps:
-            self.on_step(replace(record, values={**record.values, **self._validate()}))
+            values = {**record.values, **self._validate()}
+            self.on_step(replace(record, values=values, picture=self._draw()))
             if record.step % settings.checkpoint_every == 0 or record.step == record.total:
                 write_tensors(partial, state.state_dict())
         # The state is no longer whole: what is interrupted from here on starts over from that at the last step.
@@ -217,47 +218,38 @@ class _Training:
         images, _ = prepare(self.concept, self.settings.resolution or self.denoiser.resolution)
         return self.sequence.commit(record, tensors, metadata, log, images)
 
-    def _pool(self, concept: Concept, flip: bool, rescale: bool) -> Pool:
-        resolution = self.settings.resolution or self.denoiser.resolution
-        return training_pool(concept, resolution, flip, rescale, step_rng(self.seed, "rescale", 0))
-
-    def _validation(self, taught: Concept, held_back: Concept | None) -> Validation:
-        if held_back is not None:
-            pool = self._pool(held_back, flip=False, rescale=False)
-            return Validation(*_encode_pool(self.denoiser, pool), pool.prompts)
-        own = slice(len(taught.images))  # without copies
-        return Validation(self.latents[own], None if self.masks is None else self.masks[own], self.prompts[own])
-
     def _validate(self) -> dict[str, float]:
         """What is to be reported of the state as it is: nothing where it is not due, or was measured already."""
         state, settings, seed = self.state, self.settings, self.seed
-        if self.validation is None or not is_due(state.step, settings) or state.step in state.validations:
+        if self.data.validation is None or not is_due(state.step, settings) or state.step in state.validations:
             return {}
         with state.result():
-            error = self.validation.error(self.denoiser, self._encode, settings, seed)
+            error = self.data.validation.error(self.denoiser, self._encode, settings, seed)
         state.validations[state.step] = error
         return {"validation_loss": error}
 
-    def _draw_prior(self) -> Prior | None:
-        settings = self.settings
-        if settings.prior_images == 0:
+    def _draw(self) -> Image.Image | None:
+        """A picture of the state as it is: none where it is not due, or was drawn already."""
+        path = samples.file_of(self.sequence.root / samples.FOLDER / self.task.folder, self.state.step)
+        if not samples.is_due(self.state.step, self.settings) or path.exists():
             return None
-        shape, noun = self.latents.shape[1:], self.concept.class_noun
-        return draw_prior(
-            self.denoiser, noun, settings.prior_images, shape, settings.batch_size, self.seed, self.on_step
-        )
+        with self.state.result(), torch.no_grad():
+            text = samples.sample_prompt(self.concept, self.settings)
+            picture = self.draw(self._encode([text]), self._encode([""]), self.data.latents.shape[1:])
+        samples.keep(path, picture)
+        return picture
 
     def _trained_task(self) -> TrainedTask:
         tokens = {**self.earlier_tokens, self.concept.token: self.state.frozen_token()}
-        plain = slice(self.num_plain)  # the concept's own prompt does not fit copies of another size
+        latents, masks = self.data.plain
         return trained_task(
             self.denoiser,
             self.state.adapter,
             tokens,
             self.sequence,
             self.task,
-            latents=self.latents[plain],
-            masks=None if self.masks is None else self.masks[plain],
+            latents=latents,
+            masks=masks,
             penalty=lambda: total_penalty(self.methods.values(), self.state.adapter),
         )
 
@@ -267,7 +259,7 @@ class _Training:
         frozen: dict[str, Conditioning] = {}
 
         def encode(indices: Tensor, rng: torch.Generator) -> Conditioning:
-            own = [self.prompts[i] for i in indices.tolist()]
+            own = [self.data.prompts[i] for i in indices.tolist()]
             chosen = step_prompts(own, self.concept.token, self.settings, rng)
             return self._encode(chosen, frozen if fixed else {})
 
@@ -281,11 +273,3 @@ class _Training:
             if text not in known:
                 known[text] = self.denoiser.encode_prompt(text, tokens)
         return Conditioning.cat([known[text] for text in texts])
-
-
-def _encode_pool(denoiser: Denoiser, pool: Pool) -> tuple[Tensor, Tensor | None]:
-    """Latents [N, C, h, w] and masks [N, 1, h, w], once for the whole task."""
-    latents = encode_one_by_one(denoiser, pool.images)
-    if pool.masks is None:
-        return latents, None
-    return latents, F.interpolate(pool.masks, latents.shape[-2:], mode="area").to(latents.device)

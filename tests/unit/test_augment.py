@@ -193,16 +193,18 @@ def test_latents_and_masks_of_a_training_by_hand(monkeypatch, tmp_path):
     drawn_as(monkeypatch, 4, 0, 4, 2, 6, 3, 10, 0)
     training = training_of(tmp_path, concept_of(solid(8)[..., :3]), rescale=True)
     right = 2 * (0.5 + 16 / 32 * 0.5) - 1  # 16 of 32 pixels are red, the others gray
-    torch.testing.assert_close(training.latents[:, 0, 0], torch.tensor([[1, 1], [0, right], [2 / 32, 2 / 32], [1, 1]]))
-    assert training.masks[:, 0, 0].tolist() == [[1, 1], [0, 0.5], [2 / 32, 2 / 32], [1, 1]]
+    torch.testing.assert_close(
+        training.data.latents[:, 0, 0], torch.tensor([[1, 1], [0, right], [2 / 32, 2 / 32], [1, 1]])
+    )
+    assert training.data.masks[:, 0, 0].tolist() == [[1, 1], [0, 0.5], [2 / 32, 2 / 32], [1, 1]]
     seen = training._trained_task()
-    assert torch.equal(seen.latents, training.latents[:1]) and torch.equal(seen.masks, training.masks[:1])
+    assert torch.equal(seen.latents, training.data.latents[:1]) and torch.equal(seen.masks, training.data.masks[:1])
 
 
 def test_a_training_without_copies_sees_the_images_and_no_masks(tmp_path):
     training = training_of(tmp_path, toy_concept("fox"))
-    assert len(training.latents) == len(training._trained_task().latents) == 3 and training.masks is None
-    assert training.prompts == [PROMPT] * 3
+    assert len(training.data.latents) == len(training._trained_task().latents) == 3 and training.data.masks is None
+    assert training.data.prompts == [PROMPT] * 3
 
 
 def test_each_copy_is_trained_under_its_own_prompt(tmp_path):

@@ -35,13 +35,13 @@ def test_the_class_noun_is_asked_for_as_in_the_concepts_prompt():
 
 def test_the_base_draws_what_the_sampler_makes_of_the_seed():
     base, records = ToyBase(), []
-    prior = draw_prior(base, "animal", 3, SHAPE, 2, "0/1", records.append)
+    latents = draw_prior(base, "animal", 3, SHAPE, 2, "0/1", records.append)
     noise = torch.randn(3, *SHAPE, generator=step_rng("0/1", "prior", 0))
     prompt, empty = base.encode_prompt("photo of a animal", {}), base.encode_prompt("", {})
-    assert torch.equal(prior.latents, torch.cat([sample(base, prompt, empty, part) for part in noise.split(2)]))
-    assert torch.equal(prior.prompt.context, prompt.context) and not prior.latents.requires_grad
+    assert torch.equal(latents, torch.cat([sample(base, prompt, empty, part) for part in noise.split(2)]))
+    assert not latents.requires_grad
     assert records == [StepRecord("prior", step, 50, 0.0) for step in range(1, 51)]  # two parts of 25 steps
-    assert not torch.equal(prior.latents, draw_prior(base, "animal", 3, SHAPE, 2, "1/1", ignore).latents)
+    assert not torch.equal(latents, draw_prior(base, "animal", 3, SHAPE, 2, "1/1", ignore))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,9 @@ def test_the_base_alone_draws_also_at_a_later_task(recipe, adapter, tmp_path):
     record = task_record(sequence, concept, settings)
     training = _Training(ToyBase(UNET), concept, settings, sequence, record, ignore)
     assert training.state.adapter.norm() > 0 or recipe == "c_lora"  # a fresh LoRA on the sum of the earlier ones
-    assert torch.equal(training.prior.latents, draw_prior(ToyBase(UNET), "animal", 3, SHAPE, 2, "0/2", ignore).latents)
+    (expected,) = ToyBase().encode_prompt("photo of a animal", {}).context
+    assert torch.equal(training.data.prior.prompt.context[0], expected)
+    assert torch.equal(training.data.prior.latents, draw_prior(ToyBase(UNET), "animal", 3, SHAPE, 2, "0/2", ignore))
 
 
 def error_by_hand(x_0, t, noise, words):

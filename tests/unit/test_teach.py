@@ -140,7 +140,7 @@ def test_each_image_and_its_mirror_are_trained_with_their_own_caption(tmp_path):
     concept = replace(toy_concept("fox", count=2), captions=["a sleeping <fox>", ""])
     parts = (base, concept, toy_settings(flip=True), ConceptSequence(tmp_path, base.fingerprint))
     training = _Training(*parts, task_record(parts[3], concept, parts[2]), lambda record: None)
-    latents = training.latents.flatten(1)
+    latents = training.data.latents.flatten(1)
     torch.testing.assert_close(latents[2:], latents[:2].flip(-1))
     assert (latents[:, 0] - latents[:, 1]).abs().min() > 0.01
     contexts = training._prompt_encoder()(torch.tensor([0, 1, 2, 3]), torch.Generator()).context

@@ -96,11 +96,13 @@ def test_images_held_back_are_in_no_batch(tmp_path):
     taught, held_back = split_off(CONCEPT, 2)
     assert (len(taught.images), len(held_back.images)) == (3, 2)
     every = ToyBase(UNET).encode_images(prepare(held_back, 8)[0])
-    assert torch.equal(training.validation.latents, every) and training.validation.prompts == held_back.prompts
+    assert (
+        torch.equal(training.data.validation.latents, every) and training.data.validation.prompts == held_back.prompts
+    )
     for pictures in (every, every.flip(-1)):
-        distances = (training.latents[:, None] - pictures[None]).abs().amax((2, 3, 4))
+        distances = (training.data.latents[:, None] - pictures[None]).abs().amax((2, 3, 4))
         assert distances.min() > 1e-4
-    assert len(training.prompts) == len(training.latents) == 2 * 3 * 4
+    assert len(training.data.prompts) == len(training.data.latents) == 2 * 3 * 4
     assert len(training._trained_task().latents) == 6  # nor does the Fisher see them
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...adapters.layers import cross_attention_layers
 from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
-from ..fingerprint import fingerprint
+from ..fingerprint import autoencoder_fingerprint, fingerprint
 from ..view import shared_view
 from .tokens import text_encoders, with_tokens
 
@@ -86,6 +86,10 @@ class ComfyBase:
             latents = self._vae.encode(images.movedim(1, -1).cpu())
             scaled: Tensor = self._model.process_latent_in(latents)
         return scaled.float().to(self.device)
+
+    def autoencoder_fingerprint(self) -> str:
+        """Of the VAE, wherever its weights are."""
+        return autoencoder_fingerprint(self._vae.first_stage_model)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents in the U-Net's scale -> [B, 3, H, W] in 0..1."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...prompts import split_tokens, token_of
-from ..fingerprint import fingerprint
+from ..fingerprint import autoencoder_fingerprint, fingerprint
 from ..view import shared_view
 from .text import END, MAX_LENGTH, START, UNKNOWN
 from .weights import load_weights, weights_folder
@@ -51,6 +51,10 @@ class TinyBase:
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, 64, 64] in 0..1 -> latents [B, 8, 8, 8]."""
         return self.weights.autoencoder.encode(images.to(self.device) * 2 - 1)
+
+    def autoencoder_fingerprint(self) -> str:
+        """Of its autoencoder."""
+        return autoencoder_fingerprint(self.weights.autoencoder)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents [B, 8, 8, 8] -> [B, 3, 64, 64] in 0..1."""

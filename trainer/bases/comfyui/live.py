@@ -1,0 +1,80 @@
+"""Pictures of a training that runs, by the host's own sampler on the live view."""
+
+import copy
+from typing import Any
+
+import comfy.sample
+import latent_preview
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...denoiser import Conditioning
+from ...errors import ContinualLoraError
+from ...images import to_pil
+from ...samples import Draw
+from ...settings import TrainSettings
+from .base import SCALE, ComfyBase
+
+STEPS, CFG, SAMPLER, SCHEDULER = 20, 5.0, "euler", "normal"
+
+
+def live_model(model: Any, base: ComfyBase) -> Any:
+    """A clone of MODEL whose U-Net is the view with its adapter.
+
+    The host finds its weights loaded already: nothing is moved or patched, and there is no second copy of them.
+    """
+    stand_in = copy.copy(model.model)
+    stand_in._modules = {**model.model._modules, "diffusion_model": base.unet}
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(
+        lambda _, given: stand_in.apply_model(given["input"], given["timestep"], **given["c"])
+    )
+    return clone
+
+
+def live_draw(model: Any, vae: Any, base: ComfyBase, settings: TrainSettings) -> Draw:
+    """Draws one picture as KSampler would, with an empty negative prompt.
+
+    The prompts come from the view of the text encoder that the training uses, so that the host loads none.
+
+    Args:
+        model: MODEL that the training was given.
+        vae: decodes, unless `sample_with_vae` is off: then the host's rough preview of latents stands in, which needs
+            no memory to speak of.
+        base: the view that is trained.
+        settings: `seed` and `sample_with_vae` count.
+
+    Raises:
+        ContinualLoraError: the host has no rough preview for this kind of model.
+    """
+    latent_format = model.get_model_object("latent_format")
+    factors = latent_format.latent_rgb_factors
+    if settings.sample_every and not settings.sample_with_vae and factors is None:
+        raise ContinualLoraError(
+            '"sample_with_vae" should be on for a model that ComfyUI has no rough preview for.',
+            f"It is off, and the latents are `{type(latent_format).__name__}`.",
+            "Switch it on, or set sample_every to 0.",
+        )
+    live = live_model(model, base)
+
+    def draw(prompt: Conditioning, empty: Conditioning, shape: torch.Size) -> Image.Image:
+        blank = torch.zeros(1, *shape)
+        noise = torch.randn(blank.shape, generator=torch.Generator().manual_seed(settings.seed))
+        latents = comfy.sample.sample(
+            live, noise, STEPS, CFG, SAMPLER, SCHEDULER, _cond(prompt), _cond(empty), blank, seed=settings.seed
+        )
+        if settings.sample_with_vae:
+            return to_pil(vae.decode(latents)[0].movedim(-1, 0))
+        preview: Image.Image = latent_preview.Latent2RGBPreviewer(
+            factors, latent_format.latent_rgb_factors_bias
+        ).decode_latent_to_preview(model.model.process_latent_in(latents))
+        return preview.resize((SCALE * shape[-1], SCALE * shape[-2]), Image.Resampling.BICUBIC)
+
+    return draw
+
+
+def _cond(prompt: Conditioning) -> list[list[Any]]:
+    """A prompt as the host's samplers take it."""
+    further: dict[str, Tensor] = {} if prompt.pooled is None else {"pooled_output": prompt.pooled}
+    return [[prompt.context, further]]

@@ -1,0 +1,96 @@
+"""What a training draws its batches from: images encoded once, what is held back, and the class noun's pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .augment import Pool, training_pool
+from .concept import Concept
+from .denoiser import Denoiser, encode_one_by_one
+from .latent_cache import kept, pixel_digest
+from .prior import Prior, draw_prior, prior_prompt
+from .settings import TrainSettings
+from .task import StepRecord, step_rng
+from .validation import Validation, num_held_back, split_off
+
+
+class TrainingData:
+    """See the module.
+
+    Args:
+        denoiser: encodes, and draws the prior images: with no adapter, or one that adds nothing yet.
+        concept: its images.
+        settings: resolution, copies, prior images, validation.
+        cache: a folder for latents; used if `cache_latents` is on.
+        seed: of the task.
+        on_step: told while prior images are drawn.
+
+    Attributes:
+        latents: x_0 of all images and their copies, [N, C, h, w].
+        masks: [N, 1, h, w] in 0..1, or None.
+        prompts: of each.
+        validation: what to measure on, if that is asked for.
+        prior: pictures of the class noun, if they are asked for.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        concept: Concept,
+        settings: TrainSettings,
+        cache: Path,
+        seed: str,
+        on_step: Callable[[StepRecord], None],
+    ) -> None:
+        self._denoiser, self._settings, self._seed, self._cache = denoiser, settings, seed, cache
+        taught, held_back = split_off(concept, num_held_back(settings))
+        pool = self._pool(taught, settings.flip, settings.rescale)
+        self.prompts, self._num_plain = pool.prompts, pool.num_plain
+        self.latents, self.masks = self._encoded(pool)
+        self.validation = self._validation(len(taught.images), held_back) if settings.validation_every else None
+        self.prior = self._prior(concept.class_noun, on_step) if settings.prior_images else None
+
+    @property
+    def plain(self) -> tuple[Tensor, Tensor | None]:
+        """Latents and masks without the copies of another size, which the concept's own prompt does not fit."""
+        return self._first(self._num_plain)
+
+    def _first(self, count: int) -> tuple[Tensor, Tensor | None]:
+        return self.latents[:count], None if self.masks is None else self.masks[:count]
+
+    def _pool(self, concept: Concept, flip: bool, rescale: bool) -> Pool:
+        resolution = self._settings.resolution or self._denoiser.resolution
+        return training_pool(concept, resolution, flip, rescale, step_rng(self._seed, "rescale", 0))
+
+    def _encoded(self, pool: Pool) -> tuple[Tensor, Tensor | None]:
+        """Latents [N, C, h, w] and masks [N, 1, h, w]."""
+        denoiser, masks = self._denoiser, pool.masks
+        latents = self._kept(
+            lambda: [denoiser.fingerprint, denoiser.autoencoder_fingerprint(), pixel_digest(pool.images)],
+            lambda: encode_one_by_one(denoiser, pool.images),
+        )
+        return latents, None if masks is None else F.interpolate(masks, latents.shape[-2:], mode="area").to(latents)
+
+    def _validation(self, num_taught: int, held_back: Concept | None) -> Validation:
+        if held_back is None:
+            return Validation(*self._first(num_taught), self.prompts[:num_taught])  # no copies
+        pool = self._pool(held_back, flip=False, rescale=False)
+        return Validation(*self._encoded(pool), pool.prompts)
+
+    def _prior(self, noun: str, on_step: Callable[[StepRecord], None]) -> Prior:
+        denoiser, seed, shape = self._denoiser, self._seed, self.latents.shape[1:]
+        count, batch_size = self._settings.prior_images, self._settings.batch_size
+        latents = self._kept(
+            lambda: [denoiser.fingerprint, prior_prompt(noun), count, list(shape), batch_size, seed],
+            lambda: draw_prior(denoiser, noun, count, shape, batch_size, seed, on_step),
+        )
+        with torch.no_grad():
+            return Prior(latents, denoiser.encode_prompt(prior_prompt(noun), {}))
+
+    def _kept(self, made_from: Callable[[], list[Any]], make: Callable[[], Tensor]) -> Tensor:
+        """Latents, through the cache if that is asked for."""
+        return kept(self._cache, made_from(), make, self._denoiser.device) if self._settings.cache_latents else make()

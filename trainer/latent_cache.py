@@ -1,0 +1,37 @@
+"""Latents on disk, so that a training that is gone on with, or another one of the same images, need not make them."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .files import write_tensors
+from .sequence import digest
+
+FOLDER = "cache"
+
+
+def kept(folder: Path, made_from: Any, make: Callable[[], Tensor], device: torch.device) -> Tensor:  # noqa: ANN401
+    """The latents that `make` makes, from the disk if they are there.
+
+    Args:
+        folder: holds a file for each different `made_from`; all of it may be deleted at any time.
+        made_from: JSON, all that they depend on.
+        make: makes them, float32 on `device`.
+        device: where they are wanted.
+    """
+    path = folder / f"{digest(made_from)[:32]}.safetensors"
+    if path.exists():
+        return load_file(path)["latents"].to(device)
+    latents = make()
+    write_tensors(path, {"latents": latents.cpu()})
+    return latents
+
+
+def pixel_digest(images: Tensor) -> str:
+    """The sha256 of the bits of images."""
+    return hashlib.sha256(f"{list(images.shape)}".encode() + images.contiguous().cpu().numpy().tobytes()).hexdigest()
