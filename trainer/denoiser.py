@@ -10,18 +10,18 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-Parameterization = Literal["eps", "v"]
-# One learned token: text encoder name ("clip_l", for SDXL also "clip_g") -> word vector [D].
+Parameterization = Literal["eps", "v", "flow"]
+# One learned token: text encoder name ("clip_l", by family also "clip_g", "t5xxl", ...) -> word vector [D].
 TokenVectors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """A prompt as the U-Net takes it.
+    """A prompt as the network takes it.
 
     Attributes:
-        context: [1 or B, M, D], for the cross-attention.
-        pooled: [1 or B, P], the vector conditioning of SDXL; None where the base has none.
+        context: [1 or B, M, D], for the attention.
+        pooled: [1 or B, P], the vector conditioning of SDXL, SD 3 and Flux; None where the base has none.
     """
 
     context: Tensor
@@ -50,7 +50,7 @@ class Denoiser(Protocol):
     unet: nn.Module
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in 0..1 -> latents x_0 [B, C, h, w], in the scale that the U-Net was trained on."""
+        """Images [B, 3, H, W] in 0..1 -> latents x_0 [B, C, h, w], in the scale that the network was trained on."""
         ...
 
     def decode_latents(self, latents: Tensor) -> Tensor:
@@ -65,12 +65,12 @@ class Denoiser(Protocol):
         """The mean vector of the word's pieces in each text encoder: where a new token starts."""
         ...
 
-    def alphas_cumprod(self, t: Tensor) -> Tensor:
-        """Share of signal variance at timesteps t [B] in 0..999 -> [B], 1 = clean."""
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """How x_t = signal * x_0 + spread * noise is mixed at timesteps t [B] in 0..999 -> signal [B], spread [B]."""
         ...
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Run the U-Net: x_t [B, C, h, w], t [B] in 0..999 -> prediction [B, C, h, w]."""
+        """Run the network: x_t [B, C, h, w], t [B] in 0..999 -> prediction [B, C, h, w]."""
         ...
 
 
