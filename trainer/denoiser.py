@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from .errors import ContinualLoraError
+
 Parameterization = Literal["eps", "v", "flow"]
 # One learned token: text encoder name ("clip_l", by family also "clip_g", "t5xxl", ...) -> word vector [D].
 TokenVectors = dict[str, Tensor]
@@ -34,7 +36,18 @@ class Conditioning:
 
     @staticmethod
     def cat(parts: "list[Conditioning]") -> "Conditioning":
-        """Put batches of prompts one behind the other."""
+        """Put batches of prompts one behind the other.
+
+        Raises:
+            ContinualLoraError: the text encoders made prompts of different lengths of them.
+        """
+        lengths = sorted({part.context.shape[1] for part in parts})
+        if len(lengths) > 1:
+            raise ContinualLoraError(
+                "Prompts that are trained or compared together should be of one length for the text encoder.",
+                f"These are {', '.join(map(str, lengths))} pieces long.",
+                "Shorten the longest prompt or caption.",
+            )
         pooled = [part.pooled for part in parts if part.pooled is not None]
         return Conditioning(torch.cat([part.context for part in parts]), torch.cat(pooled) if pooled else None)
 

@@ -5,6 +5,7 @@ import torch
 
 from tests.toy import KEYS, VALUES, ToyBase, trained_task
 from trainer.denoiser import Conditioning
+from trainer.errors import ContinualLoraError
 from trainer.losses.denoising import NoisedBatch, add_noise, denoising_error, draw_batch, prediction_target
 from trainer.losses.quadratic import quadratic_penalty
 
@@ -89,6 +90,11 @@ def test_pooled_prompts_are_kept_side_by_side():
     joined = Conditioning.cat([first.expand(2), second])
     assert joined.context[:, 0, 0].tolist() == joined.pooled[:, 0].tolist() == [1.0, 1.0, 2.0]
     assert Conditioning.cat([Conditioning(first.context)] * 2).pooled is None
+
+
+def test_prompts_of_different_lengths_are_an_error_of_three_facts():
+    with pytest.raises(ContinualLoraError, match=r"one length.*77, 92 pieces long.*Shorten"):
+        Conditioning.cat([Conditioning(torch.zeros(1, length, 3)) for length in (92, 77, 92)])
 
 
 def test_draw_takes_everything_from_the_generator_and_the_mask_of_its_image():
