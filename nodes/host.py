@@ -52,9 +52,14 @@ def lora_path(name: str) -> Path:
 
 @contextmanager
 def training_mode() -> Iterator[None]:
-    """Nodes run under inference mode; autograd needs ordinary tensors."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+    """Nodes run under inference mode; autograd needs ordinary tensors, and a newer host's kernels with a gradient."""
+    before = getattr(model_management, "in_training", False)
+    model_management.in_training = True
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        model_management.in_training = before
 
 
 class Progress:

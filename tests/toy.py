@@ -58,7 +58,7 @@ class ToyBase:
 
     Args:
         unet: the original, shared by every view of it.
-        parameterization: "eps" or "v".
+        parameterization: "eps", "v" or "flow".
         on_predict: called with the number of each prediction, from 1; may raise.
     """
 
@@ -95,8 +95,9 @@ class ToyBase:
     def word_vectors(self, word):
         return {ENCODER: torch.stack([_word(piece) for piece in word.split()]).mean(0)}
 
-    def alphas_cumprod(self, t):
-        return 1 - (t + 1) / 1001
+    def scales(self, t):
+        signal = 1 - (t + 1) / 1001
+        return (signal, 1 - signal) if self.parameterization == "flow" else (signal.sqrt(), (1 - signal).sqrt())
 
     def predict(self, x_t, t, conditioning):
         self.passes += 1

@@ -3,13 +3,17 @@
 Source: Chen et al., arXiv 1604.06174.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# The blocks of a Stable Diffusion U-Net by class name, the same in the embedded base and in ComfyUI.
-BLOCKS = {"ResBlock", "SpatialTransformer"}
+# The blocks of the families by class name: of U-Nets, the same in the embedded base and in ComfyUI; of SD 3; of Flux.
+BLOCKS = {"ResBlock", "SpatialTransformer", "JointBlock", "DoubleStreamBlock", "SingleStreamBlock"}
+# These add onto their inputs in place, which have to be there as they were for the second time.
+IN_PLACE = {"DoubleStreamBlock", "SingleStreamBlock"}
 
 
 def checkpoint_blocks(unet: nn.Module) -> int:
@@ -23,6 +27,13 @@ def checkpoint_blocks(unet: nn.Module) -> int:
     """
     blocks = [module for module in unet.modules() if type(module).__name__ in BLOCKS]
     for block in blocks:
+        forward = partial(_on_copies, block.forward) if type(block).__name__ in IN_PLACE else block.forward
         # No random draws inside: nothing of a generator's state has to be kept.
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)  # type: ignore[method-assign]
     return len(blocks)
+
+
+def _on_copies(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Call with copies of the tensors."""
+    copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in kwargs.items()}
+    return forward(*(value.clone() if isinstance(value, Tensor) else value for value in args), **copies)

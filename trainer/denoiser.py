@@ -11,32 +11,47 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-Parameterization = Literal["eps", "v"]
-# One learned token: text encoder name ("clip_l", for SDXL also "clip_g") -> word vector [D].
+from .errors import ContinualLoraError
+
+Parameterization = Literal["eps", "v", "flow"]
+# One learned token: text encoder name ("clip_l", by family also "clip_g", "t5xxl", ...) -> word vector [D].
 TokenVectors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """A prompt as the U-Net takes it.
+    """A prompt as the network takes it.
 
     Attributes:
-        context: [1 or B, M, D], for the cross-attention.
-        pooled: [1 or B, P], the vector conditioning of SDXL; None where the base has none.
+        context: [1 or B, M, D], for the attention.
+        pooled: [1 or B, P], the vector conditioning of SDXL, SD 3 and Flux; None where the base has none.
+        joint: whether text and image attend to one another, as in SD 3 and Flux; in a cross-attention they do not.
     """
 
     context: Tensor
     pooled: Tensor | None = None
+    joint: bool = False
 
     def expand(self, batch: int) -> "Conditioning":
         """The same prompt for `batch` samples, without a copy."""
         pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
-        return Conditioning(self.context.expand(batch, -1, -1), pooled)
+        return Conditioning(self.context.expand(batch, -1, -1), pooled, self.joint)
 
     @staticmethod
     def cat(parts: "list[Conditioning]") -> "Conditioning":
-        """Put batches of prompts one behind the other; shorter contexts are repeated, which attention does not see."""
-        length = math.lcm(*(part.context.shape[1] for part in parts))
+        """Put batches of prompts one behind the other; a cross-attention cannot tell that shorter ones are repeated.
+
+        Raises:
+            ContinualLoraError: prompts of different lengths, of a model that would tell.
+        """
+        lengths = sorted({part.context.shape[1] for part in parts})
+        if len(lengths) > 1 and any(part.joint for part in parts):
+            raise ContinualLoraError(
+                "For this model, prompts that are trained or compared together should be of one length.",
+                f"These are {', '.join(map(str, lengths))} pieces long.",
+                "Shorten the longest prompt or caption.",
+            )
+        length = math.lcm(*lengths)
         contexts = [
             part.context
             if part.context.shape[1] == length
@@ -44,7 +59,7 @@ class Conditioning:
             for part in parts
         ]
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        return Conditioning(torch.cat(contexts), torch.cat(pooled) if pooled else None)
+        return Conditioning(torch.cat(contexts), torch.cat(pooled) if pooled else None, parts[0].joint)
 
 
 class Denoiser(Protocol):
@@ -58,7 +73,7 @@ class Denoiser(Protocol):
     unet: nn.Module
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in 0..1 -> latents x_0 [B, C, h, w], in the scale that the U-Net was trained on."""
+        """Images [B, 3, H, W] in 0..1 -> latents x_0 [B, C, h, w], in the scale that the network was trained on."""
         ...
 
     def autoencoder_fingerprint(self) -> str:
@@ -77,12 +92,12 @@ class Denoiser(Protocol):
         """The mean vector of the word's pieces in each text encoder: where a new token starts."""
         ...
 
-    def alphas_cumprod(self, t: Tensor) -> Tensor:
-        """Share of signal variance at timesteps t [B] in 0..999 -> [B], 1 = clean."""
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """How x_t = signal * x_0 + spread * noise is mixed at timesteps t [B] in 0..999 -> signal [B], spread [B]."""
         ...
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Run the U-Net: x_t [B, C, h, w], t [B] in 0..999 -> prediction [B, C, h, w]."""
+        """Run the network: x_t [B, C, h, w], t [B] in 0..999 -> prediction [B, C, h, w]."""
         ...
 
 

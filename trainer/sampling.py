@@ -5,21 +5,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .denoiser import Conditioning, Denoiser
+from .denoiser import Conditioning, Denoiser, Parameterization
 
 
 def predicted_x_0_and_noise(
-    prediction: Tensor, x_t: Tensor, alphas_cumprod: Tensor, parameterization: str
+    prediction: Tensor, x_t: Tensor, scales: tuple[Tensor, Tensor], parameterization: Parameterization
 ) -> tuple[Tensor, Tensor]:
     """What the prediction says the image and the noise were.
 
     Args:
-        prediction: the U-Net's output, [B, C, h, w].
+        prediction: the network's output, [B, C, h, w].
         x_t: what it was given, [B, C, h, w].
-        alphas_cumprod: a, the share of signal variance in x_t, a scalar in 0..1.
-        parameterization: "eps" or "v".
+        scales: signal and spread, x_t = signal x_0 + spread noise, scalars in 0..1.
+        parameterization: "eps", "v" or "flow".
     """
-    signal, spread = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+    signal, spread = scales
+    if parameterization == "flow":
+        return x_t - spread * prediction, x_t + signal * prediction
     if parameterization == "v":
         return signal * x_t - spread * prediction, signal * prediction + spread * x_t
     return (x_t - spread * prediction) / signal, prediction
@@ -35,7 +37,7 @@ def sample(
     guidance: float = 3.0,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """Deterministic DDIM from pure noise to latents.
+    """Deterministic DDIM from pure noise to latents; of a flow, the same steps are Euler's.
 
     Source: Song et al., arXiv 2010.02502, eq. 12 with sigma 0; Ho & Salimans, arXiv 2207.12598, for the guidance.
 
@@ -58,11 +60,12 @@ def sample(
         prediction = denoiser.predict(x_t.repeat(2, 1, 1, 1), t.expand(2 * batch), both)
         wanted, plain = prediction.chunk(2)
         prediction = plain + guidance * (wanted - plain)
-        here = denoiser.alphas_cumprod(t)
-        x_0, eps = predicted_x_0_and_noise(prediction, x_t, here, denoiser.parameterization)
-        last = index == steps - 1
-        after = torch.ones_like(here) if last else denoiser.alphas_cumprod(timesteps[index + 1])
-        x_t = after.sqrt() * x_0 + (1 - after).sqrt() * eps
+        x_0, eps = predicted_x_0_and_noise(prediction, x_t, denoiser.scales(t), denoiser.parameterization)
+        if index < steps - 1:
+            signal, spread = denoiser.scales(timesteps[index + 1])
+            x_t = signal * x_0 + spread * eps
+        else:
+            x_t = x_0
         on_step(index + 1, steps)
     return x_t
 

@@ -55,6 +55,12 @@ def sd2_checkpoint(comfy_path: Path, server: Server) -> str:
 
 
 @pytest.fixture(scope="session")
+def sd3_checkpoint(comfy_path: Path, server: Server) -> str:
+    """Of SD3 without a T5."""
+    return checkpoint(comfy_path, server, "sd3")
+
+
+@pytest.fixture(scope="session")
 def sdxl_checkpoint(comfy_path: Path, server: Server) -> str:
     """Of SDXL."""
     return checkpoint(comfy_path, server, "sdxl")

@@ -15,46 +15,69 @@ PROMPT = "photo of a (red:1.2) fox"
 def compared(comfyui: Path, checkpoint: Path) -> dict[str, Any]:
     """Differences in x_t, target and error, with the error by both."""
     import torch
-    from continual_lora.trainer.bases.comfyui.checkpoint import load_checkpoint
+    from continual_lora.tests.comfy.checkpoint import load
     from continual_lora.trainer.losses.denoising import NoisedBatch
 
-    model, clip, vae = load_checkpoint(comfyui, checkpoint)
+    model, clip, vae = load(comfyui, checkpoint)
     from continual_lora.trainer.bases.comfyui.base import ComfyBase
 
     base = ComfyBase(model, clip, vae)
     rng = torch.Generator().manual_seed(0)
-    x_0, noise = torch.randn(3, 4, 8, 8, generator=rng), torch.randn(3, 4, 8, 8, generator=rng)
+    shape = (3, model.model.latent_format.latent_channels, 8, 8)
+    x_0, noise = torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
     t = torch.tensor([10, 500, 950])
     with torch.no_grad():
         ours = NoisedBatch(base, x_0, t, noise)
         error = ours.error(base.encode_prompt(PROMPT, {}))
 
         host: Any = model.model
-        sigma = host.model_sampling.sigma(t.float())
+        sigma = host_sigma(host, t)
         x = host.model_sampling.noise_scaling(sigma, noise.clone(), x_0)
         context, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)
-        more = {}
-        if host.adm_channels:
-            more["y"] = host.encode_adm(pooled_output=pooled, width=64, height=64).expand(3, -1)
+        more = more_of(host, pooled)
         x_0_by_host = host.apply_model(x, sigma, c_crossattn=context.expand(3, -1, -1), **more)
 
-    # By hand: alpha and sigma of the variance-preserving x_t, then what the prediction of x_0 says of eps or v.
+    # By hand: how much of the image and of the noise is in x_t, then what the prediction of x_0 says of eps, v or flow.
     s = sigma[:, None, None, None]
-    alpha, spread = 1 / (1 + s**2).sqrt(), s / (1 + s**2).sqrt()
+    if base.parameterization == "flow":
+        alpha, spread = 1 - s, s
+    else:
+        alpha, spread = 1 / (1 + s**2).sqrt(), s / (1 + s**2).sqrt()
     x_t = alpha * x_0 + spread * noise
     if base.parameterization == "eps":
         target, prediction = noise, (x_t - alpha * x_0_by_host) / spread
+    elif base.parameterization == "flow":
+        target, prediction = noise - x_0, (x_t - x_0_by_host) / spread
     else:
         target, prediction = alpha * noise - spread * x_0, (alpha * x_t - x_0_by_host) / spread
     by_hand = (target - prediction).square().mean((1, 2, 3))
     return {
         "parameterization": base.parameterization,
+        "sigma": sigma.tolist(),
         "x_t": float((ours.x_t - x_t).abs().max()),
         "x_t of the host": float((ours.x_t - host.model_sampling.calculate_input(sigma, x)).abs().max()),
         "target": float((ours.target - target).abs().max()),
         "errors": error.tolist(),
         "errors by hand": by_hand.tolist(),
     }
+
+
+def host_sigma(host: Any, t: Any) -> Any:
+    """The host's noise level at the timesteps 0..999; flows count to 1000 or to 1, and have no level 0."""
+    sampling = host.model_sampling
+    if host.model_type.name in ("EPS", "V_PREDICTION"):
+        return sampling.sigma(t.float())
+    return sampling.sigma((t + 1) / 1000 * getattr(sampling, "multiplier", 1.0))
+
+
+def more_of(host: Any, pooled: Any) -> dict[str, Any]:
+    """What the host's sampler passes on beside the prompt: 3 times the vector, and the guidance of Flux as ours is."""
+    import torch
+
+    vector = host.encode_adm(pooled_output=pooled, width=64, height=64)
+    guided = host.model_config.unet_config.get("guidance_embed")
+    more = {} if vector is None else {"y": vector.expand(3, -1)}
+    return more | ({"guidance": torch.ones(1)} if guided else {})
 
 
 if __name__ == "__main__":

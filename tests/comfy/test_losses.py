@@ -1,5 +1,6 @@
 """The loss on the host's models, against a computation that shares none of our code."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,15 @@ from .inside import run_inside
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("family", "parameterization"), [("sd15", "eps"), ("sd2_v", "v"), ("sdxl", "eps")])
+# The noise at t = 10, 500, 950 of a flow, shifted by s = 3 in SD3 and by exp(1.15) in Flux: s f / (1 + (s - 1) f).
+SHIFTED = {
+    family: [shift * f / (1 + (shift - 1) * f) for f in (0.011, 0.501, 0.951)]
+    for family, shift in (("sd3", 3.0), ("flux", math.exp(1.15)))
+}
+FAMILIES = [("sd15", "eps"), ("sd2_v", "v"), ("sdxl", "eps"), ("sd3", "flow"), ("flux", "flow")]
+
+
+@pytest.mark.parametrize(("family", "parameterization"), FAMILIES)
 def test_noise_and_loss_are_those_of_the_host(
     comfy_path: Path, family: str, parameterization: str, tmp_path: Path
 ) -> None:
@@ -19,4 +28,5 @@ def test_noise_and_loss_are_those_of_the_host(
     assert found["parameterization"] == parameterization
     assert max(found["x_t"], found["x_t of the host"], found["target"]) < 1e-5, found
     assert found["errors"] == pytest.approx(found["errors by hand"], rel=1e-5), found
-    assert min(found["errors"]) > 0.1  # random weights predict neither noise nor v
+    assert found["sigma"] == pytest.approx(SHIFTED.get(family, found["sigma"]), rel=1e-5)
+    assert min(found["errors"]) > 0.1  # random weights predict neither noise nor v nor flow

@@ -115,7 +115,10 @@ def test_queueing_again_trains_nothing(client: Client, server: Server) -> None:
     assert {p: p.stat().st_mtime_ns for p in files} == files
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
+VECTORS = {"sd15": {"clip_l"}, "sd2": {"clip_h"}, "sdxl": {"clip_l", "clip_g"}, "sd3": {"clip_l", "clip_g"}}
+
+
+@pytest.mark.parametrize("family", VECTORS)
 def test_sequential_sd15_leaves_a_lora_that_core_loads(
     client: Client, server: Server, family: str, comfy_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -130,7 +133,7 @@ def test_sequential_sd15_leaves_a_lora_that_core_loads(
     assert saved.name == f"three_{family}.safetensors" and len(load_file(saved)) % 3 == 0
     embedding_file = fox_embedding.removeprefix("embedding:") + ".safetensors"
     vectors = load_file(server.base / "models" / "embeddings" / embedding_file)
-    assert set(vectors) == {"sd15": {"clip_l"}, "sd2": {"clip_h"}, "sdxl": {"clip_l", "clip_g"}}[family]
+    assert set(vectors) == VECTORS[family]
     (sampler, _) = of_kind(prompt, "KSampler")
     loaded = copy.deepcopy(prompt)
     (loader,) = of_kind(prompt, "CheckpointLoaderSimple")

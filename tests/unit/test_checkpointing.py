@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from tests.toy import toy_concept
 from trainer.adapters.lora import LoraAdapter
@@ -46,6 +47,33 @@ def test_the_numbers_are_the_same_and_less_is_kept(random_tiny_folder):
         for name, value in mine.items():
             torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-7)
     assert checkpointed[3] < 0.5 * plain[3]
+
+
+class SingleStreamBlock(nn.Module):
+    """As ComfyUI's of this name, it adds onto its input in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x, *, vec):
+        x += self.linear(x.clone()).sin() * vec
+        return x
+
+
+def test_blocks_that_change_their_inputs_are_computed_on_the_same_ones_twice():
+    torch.manual_seed(0)
+    blocks = nn.Sequential(SingleStreamBlock(), SingleStreamBlock())
+    x, vec, passes = torch.randn(2, 3), torch.tensor(2.0, requires_grad=True), []
+    for checkpointed in (False, True):
+        if checkpointed:
+            assert checkpoint_blocks(blocks) == 2
+        hidden = x.clone()
+        for block in blocks:
+            hidden = block(hidden, vec=vec)
+        passes.append((hidden.detach(), *torch.autograd.grad(hidden.square().sum(), [vec, *blocks.parameters()])))
+    for plain, again in zip(*passes, strict=True):
+        torch.testing.assert_close(again, plain)
 
 
 @pytest.mark.parametrize("setting", ["gradient_checkpointing", "low_memory", "checkpoint_every"])

@@ -5,11 +5,12 @@ import torch
 
 from tests.toy import KEYS, VALUES, ToyBase, trained_task
 from trainer.denoiser import Conditioning
+from trainer.errors import ContinualLoraError
 from trainer.losses.denoising import NoisedBatch, add_noise, denoising_error, draw_batch, prediction_target
 from trainer.losses.quadratic import quadratic_penalty
 
 X_0, NOISE = torch.tensor([1.0, 2.0]).view(1, 1, 1, 2), torch.tensor([3.0, -1.0]).view(1, 1, 1, 2)
-SIGNAL = torch.tensor([0.64, 0.36])  # roots: 0.8 and 0.6, of the noise 0.6 and 0.8
+SCALES = torch.tensor([0.8, 0.6]), torch.tensor([0.6, 0.8])  # signal and spread of two samples
 
 
 def both(x):
@@ -18,13 +19,15 @@ def both(x):
 
 def test_add_noise_by_hand():
     expected = torch.tensor([[0.8 + 1.8, 1.6 - 0.6], [0.6 + 2.4, 1.2 - 0.8]])
-    torch.testing.assert_close(add_noise(both(X_0), both(NOISE), SIGNAL).flatten(1), expected)
+    torch.testing.assert_close(add_noise(both(X_0), both(NOISE), SCALES).flatten(1), expected)
 
 
 def test_targets_by_hand():
-    assert torch.equal(prediction_target(both(X_0), both(NOISE), SIGNAL, "eps"), both(NOISE))
+    assert torch.equal(prediction_target(both(X_0), both(NOISE), SCALES, "eps"), both(NOISE))
     expected = torch.tensor([[2.4 - 0.6, -0.8 - 1.2], [1.8 - 0.8, -0.6 - 1.6]])
-    torch.testing.assert_close(prediction_target(both(X_0), both(NOISE), SIGNAL, "v").flatten(1), expected)
+    torch.testing.assert_close(prediction_target(both(X_0), both(NOISE), SCALES, "v").flatten(1), expected)
+    flow = torch.tensor([[3.0 - 1.0, -1.0 - 2.0]] * 2)
+    assert torch.equal(prediction_target(both(X_0), both(NOISE), SCALES, "flow").flatten(1), flow)
 
 
 def test_error_is_the_mean_over_channels_and_places():
@@ -53,14 +56,16 @@ def test_error_of_half_precision_is_computed_in_fp32():
     assert denoising_error(prediction, torch.zeros_like(prediction)).item() == 90000
 
 
-@pytest.mark.parametrize("parameterization", ["eps", "v"])
+@pytest.mark.parametrize("parameterization", ["eps", "v", "flow"])
 def test_error_under_a_prompt_by_hand(parameterization):
     denoiser = ToyBase(parameterization=parameterization)
     batch = NoisedBatch(denoiser, X_0, torch.tensor([500]), NOISE)
     words = [[1.0, -2.0, 0.5], [0.0, 4.0, -1.0]]
     a = 1 - 501 / 1001
-    x_t = [a**0.5 * x + (1 - a) ** 0.5 * n for x, n in ((1, 3), (2, -1))]
-    target = [3, -1] if parameterization == "eps" else [a**0.5 * n - (1 - a) ** 0.5 * x for x, n in ((1, 3), (2, -1))]
+    signal, spread = (a, 1 - a) if parameterization == "flow" else (a**0.5, (1 - a) ** 0.5)
+    pairs = ((1, 3), (2, -1))
+    x_t = [signal * x + spread * n for x, n in pairs]
+    target = {"eps": [3, -1], "v": [signal * n - spread * x for x, n in pairs], "flow": [2, -3]}[parameterization]
     error = 0.0
     for row in range(2):
         k, v = (
@@ -85,6 +90,11 @@ def test_pooled_prompts_are_kept_side_by_side():
     joined = Conditioning.cat([first.expand(2), second])
     assert joined.context[:, 0, 0].tolist() == joined.pooled[:, 0].tolist() == [1.0, 1.0, 2.0]
     assert Conditioning.cat([Conditioning(first.context)] * 2).pooled is None
+
+
+def test_prompts_of_different_lengths_are_an_error_of_three_facts():
+    with pytest.raises(ContinualLoraError, match=r"one length.*77, 92 pieces long.*Shorten"):
+        Conditioning.cat([Conditioning(torch.zeros(1, length, 3), joint=True) for length in (92, 77, 92)])
 
 
 def test_draw_takes_everything_from_the_generator_and_the_mask_of_its_image():

@@ -39,9 +39,12 @@ def test_they_are_the_capped_snr_times_the_error_of_x_0(parameterization):
     base = ToyBase(parameterization=parameterization)
     t, noise = torch.tensor([20, 300, 950]), torch.randn(3, 1, 1, 2, generator=torch.Generator().manual_seed(1))
     batch, prompt = NoisedBatch(base, LATENTS, t, noise), base.encode_prompt("photo of a fox", {})
-    signal, total = base.alphas_cumprod(t), 0.0
+    (scale, spread), total = base.scales(t), 0.0
+    signal = scale.square()
     for i, prediction in enumerate(batch.predict([prompt])[0]):
-        x_0, _ = predicted_x_0_and_noise(prediction[None], batch.x_t[i : i + 1], signal[i], parameterization)
+        x_0, _ = predicted_x_0_and_noise(
+            prediction[None], batch.x_t[i : i + 1], (scale[i], spread[i]), parameterization
+        )
         snr = (signal[i] / (1 - signal[i])).item()
         total += min(snr, 5.0) * (x_0 - LATENTS[i]).square().mean().item() / 3
     assert mean_error(batch, prompt, 5.0).item() == pytest.approx(total, rel=1e-4)
@@ -61,7 +64,7 @@ def drawn_error(rng, latents, words, gamma):
     indices = torch.randint(len(latents), (2,), generator=rng)
     t, noise = torch.randint(1000, (2,), generator=rng), torch.randn(2, 1, 1, 2, generator=rng)
     errors = NoisedBatch(base, latents[indices], t, noise).error(base.encode_prompt(words, {}))
-    return (errors * min_snr_weights(base.alphas_cumprod(t), gamma, "eps")).mean().item()
+    return (errors * min_snr_weights(base.scales(t)[0].square(), gamma, "eps")).mean().item()
 
 
 @pytest.mark.parametrize("gamma", [0.01, 5.0])

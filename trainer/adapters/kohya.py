@@ -1,4 +1,8 @@
-"""LoRA files in kohya's key layout, which ComfyUI, A1111, Forge and the kohya tools read alike."""
+"""LoRA files in kohya's key layout, which ComfyUI, A1111, Forge and the kohya tools read alike.
+
+Of joint attention (SD 3, Flux), kohya's own scripts write one pair of factors for Q, K and V together. The files here
+have a pair for each of K and V, under the names that OneTrainer gives them and ComfyUI reads.
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,19 +11,21 @@ from torch import Tensor, nn
 
 from ..errors import ContinualLoraError
 from .factors import Lora, LoraFactors
-
-PREFIX = "lora_unet_"
+from .layers import JOINT_PARTS, joint_attention_layers
 
 
 def diffusers_prefixes(unet: nn.Module) -> dict[str, str]:
-    """Layer prefixes of an original-layout U-Net in diffusers' words.
+    """Layer prefixes of an original-layout U-Net in diffusers' words; of joint attention, the layers themselves.
 
     Args:
-        unet: has `input_blocks`, `middle_block`, `output_blocks`.
+        unet: has `input_blocks`, `middle_block`, `output_blocks`, or joint attention.
 
     Returns:
-        For example {"input_blocks.1.1": "down_blocks.0.attentions.0", "middle_block.1": "mid_block.attentions.0"}.
+        For example {"input_blocks.1.1": "down_blocks.0.attentions.0", "middle_block.1": "mid_block.attentions.0"}, or
+        {"double_blocks.0.txt_attn.qkv.to_k": "transformer_blocks.0.attn.add_k_proj"}.
     """
+    if joint := joint_attention_layers(unet):
+        return {f"{name}.{p}": f"{block}.{word}" for name, block in joint.items() for p, word in JOINT_PARTS.items()}
     names: dict[str, str] = {}
     for side, diffusers, resampler in (("input", "down", "Downsample"), ("output", "up", "Upsample")):
         level = index = 0
@@ -37,7 +43,7 @@ def diffusers_prefixes(unet: nn.Module) -> dict[str, str]:
 
 
 def kohya_prefixes(unet: nn.Module) -> dict[str, str]:
-    """The same in the words of kohya's keys: diffusers' for Stable Diffusion 1.x and 2.x, the original ones for XL."""
+    """The same in the words of kohya's keys: the original ones for XL, diffusers' for all others."""
     names = diffusers_prefixes(unet)
     return {name: name for name in names} if hasattr(unet, "label_emb") else names
 
@@ -49,9 +55,16 @@ def diffusers_name(layer: str, names: Mapping[str, str]) -> str:
         layer: name of the layer in the U-Net.
         names: what `diffusers_prefixes` or `kohya_prefixes` found.
     """
+    if layer in names:
+        return names[layer]
     match = re.fullmatch(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.1)\.(.+)", layer)
     assert match, layer
     return f"{names[match[1]]}.{match[2]}"
+
+
+def component(name: str) -> str:
+    """What diffusers calls the model that a layer is in: "unet", or "transformer"; `name` is in its or in any words."""
+    return "transformer" if name.startswith("transformer_blocks.") else "unet"
 
 
 def kohya_key(layer: str, names: Mapping[str, str]) -> str:
@@ -61,7 +74,8 @@ def kohya_key(layer: str, names: Mapping[str, str]) -> str:
         layer: name of the layer in the U-Net.
         names: what `kohya_prefixes` found.
     """
-    return PREFIX + diffusers_name(layer, names).replace(".", "_")
+    name = diffusers_name(layer, names)
+    return f"lora_{component(name)}_" + name.replace(".", "_")
 
 
 def to_kohya(lora: Lora, names: Mapping[str, str]) -> dict[str, Tensor]:

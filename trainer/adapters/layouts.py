@@ -1,10 +1,12 @@
-"""The key layouts in which tools write a LoRA of a U-Net: kohya's, diffusers', peft's and ComfyUI's own trainer's.
+"""The key layouts in which tools write a LoRA of a model: kohya's, diffusers', peft's and ComfyUI's own trainer's.
 
 They differ in the words for a layer (the original ones, or diffusers') and in those for the two factors. kohya and
-ComfyUI write alpha beside the factors; diffusers has it in the metadata, peft in a configuration file.
+ComfyUI write alpha beside the factors; diffusers has it in the metadata, peft in a configuration file. In the original
+words Q, K and V of joint attention are one layer: there a LoRA of K and V is one of the whole, zero in the rows of Q.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,18 @@ from torch import Tensor, nn
 
 from ..errors import ContinualLoraError
 from .factors import Lora, LoraFactors
-from .kohya import PREFIX, diffusers_name, diffusers_prefixes, kohya_key, kohya_prefixes, stems_to_kohya
-from .layers import CROSS_ATTENTION_KV, cross_attention_layers
+from .joint import join_factors, split_factors
+from .kohya import component, diffusers_name, diffusers_prefixes, kohya_key, kohya_prefixes, stems_to_kohya
+from .layers import DIFFUSERS_JOINT_KV, UNET_KV, cross_attention_layers, joint_attention_layers
 
 LAYOUTS = ("kohya", "comfyui", "diffusers", "peft")
 # What is read; the last two of each are of older diffusers versions.
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", "_lora.down.weight")
 UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", "_lora.up.weight")
 ALPHA = (".alpha",)
-# Where diffusers keeps a LoRA's configuration: JSON in the metadata of the file, its names behind "unet.".
-METADATA_KEY, METADATA_PREFIX = "lora_adapter_metadata", "unet."
+# Where diffusers keeps a LoRA's configuration: JSON in the metadata of the file, its names behind "unet." or
+# "transformer.".
+METADATA_KEY = "lora_adapter_metadata"
 PEFT_PREFIX = "base_model.model."
 
 
@@ -59,30 +63,32 @@ def read_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], unet: 
             foreign.append(key)
     if foreign or not found:
         raise ContinualLoraError(
-            "An existing LoRA should hold factors of the cross-attention's keys and values (attn2.to_k, attn2.to_v) of "
-            "this model, and nothing else.",
+            "An existing LoRA should hold factors of the cross-attention's keys and values (attn2.to_k, attn2.to_v; in "
+            "SD 3 and Flux, attn.add_k_proj, attn.add_v_proj) of this model, and nothing else.",
             f"`{sorted(foreign)[0]}` and {len(foreign) - 1} other tensors are something else."
             if foreign
             else "It is empty.",
             "Apply this LoRA to the model with Load LoRA: it then belongs to the base, stays frozen, and the sequence "
             "is trained on top of it.",
         )
-    alpha = _alpha_of(metadata)
+    alpha, joint = _alpha_of(metadata), joint_attention_layers(unet)
     lora: Lora = {}
-    for layer in cross_attention_layers(unet):
-        if layer not in found:
-            continue
-        parts = found[layer]
-        if not {"down", "up"} <= parts.keys():
-            raise ContinualLoraError(
-                f"The LoRA should hold both factors of `{layer}`.",
-                f"It holds {', '.join(sorted(parts))} only.",
-                "Save or download it again.",
-            )
-        down, up = parts["down"].float(), parts["up"].float()
-        own = float(parts["alpha"]) if "alpha" in parts else len(down) if alpha is None else alpha
-        lora[layer] = LoraFactors(down, up, own)
-    return lora
+    for layer, parts in found.items():
+        factors = _factors(layer, parts, alpha)
+        lora |= split_factors(layer, factors) if layer in joint else {layer: factors}
+    return {layer: lora[layer] for layer in cross_attention_layers(unet) if layer in lora}
+
+
+def _factors(layer: str, parts: Mapping[str, Tensor], alpha: float | None) -> LoraFactors:
+    if not {"down", "up"} <= parts.keys():
+        raise ContinualLoraError(
+            f"The LoRA should hold both factors of `{layer}`.",
+            f"It holds {', '.join(sorted(parts))} only.",
+            "Save or download it again.",
+        )
+    down, up = parts["down"].float(), parts["up"].float()
+    own = float(parts["alpha"]) if "alpha" in parts else len(down) if alpha is None else alpha
+    return LoraFactors(down, up, own)
 
 
 def write_lora(lora: Lora, unet: nn.Module, layout: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -99,8 +105,11 @@ def write_lora(lora: Lora, unet: nn.Module, layout: str) -> tuple[dict[str, Tens
     Raises:
         ContinualLoraError: the layout knows one rank and one alpha, and the LoRA has several.
     """
+    if layout == "comfyui":
+        whole = _joined(lora, unet)
+        return stems_to_kohya({f"diffusion_model.{layer}": factors for layer, factors in whole.items()}), {}
     stems = _stems_written(unet, layout)
-    if layout in ("kohya", "comfyui"):
+    if layout == "kohya":
         return stems_to_kohya({stems[layer]: factors for layer, factors in lora.items()}), {}
     tensors: dict[str, Tensor] = {}
     for layer, factors in lora.items():
@@ -108,8 +117,18 @@ def write_lora(lora: Lora, unet: nn.Module, layout: str) -> tuple[dict[str, Tens
         tensors[f"{stems[layer]}.lora_B.weight"] = factors.up.contiguous()
     if layout != "diffusers":
         return tensors, {}
-    config = {f"{METADATA_PREFIX}{name}": value for name, value in peft_config(lora).items()}
+    prefix = next(iter(stems.values())).partition(".")[0]
+    config = {f"{prefix}.{name}": value for name, value in peft_config(lora).items()}
     return tensors, {METADATA_KEY: json.dumps(config, sort_keys=True)}
+
+
+def _joined(lora: Lora, unet: nn.Module) -> Lora:
+    """The same with K and V of joint attention as one, where a model has it."""
+    joint = {
+        name: {p: lora[f"{name}.{p}"] for p in ("to_k", "to_v") if f"{name}.{p}" in lora}
+        for name in joint_attention_layers(unet)
+    }
+    return {name: join_factors(parts) for name, parts in joint.items() if parts} if joint else lora
 
 
 def peft_config(lora: Lora) -> dict[str, Any]:
@@ -126,7 +145,8 @@ def peft_config(lora: Lora) -> dict[str, Any]:
             "Convert it to kohya's layout, which keeps them by layer.",
         )
     rank, alpha = kinds[0]
-    return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": CROSS_ATTENTION_KV}
+    target = UNET_KV if any(re.fullmatch(UNET_KV, layer) for layer in lora) else DIFFUSERS_JOINT_KV
+    return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": target}
 
 
 def _stems_written(unet: nn.Module, layout: str) -> dict[str, str]:
@@ -137,8 +157,11 @@ def _stems_written(unet: nn.Module, layout: str) -> dict[str, str]:
         return {layer: kohya_key(layer, names) for layer in layers}
     if layout == "comfyui":
         return {layer: f"diffusion_model.{layer}" for layer in layers}
-    names, prefix = diffusers_prefixes(unet), PEFT_PREFIX if layout == "peft" else METADATA_PREFIX
-    return {layer: prefix + diffusers_name(layer, names) for layer in layers}
+    names = diffusers_prefixes(unet)
+    words = {layer: diffusers_name(layer, names) for layer in layers}
+    if layout == "peft":
+        return {layer: PEFT_PREFIX + word for layer, word in words.items()}
+    return {layer: f"{component(word)}.{word}" for layer, word in words.items()}
 
 
 def _stems_read(unet: nn.Module) -> dict[str, str]:
@@ -150,7 +173,10 @@ def _stems_read(unet: nn.Module) -> dict[str, str]:
         name = diffusers_name(layer, names)
         written = {written[layer] for written in by_layout}
         # Some tools write XL's layers in diffusers' words, too; peft without its prefix is a bare state dict.
-        written |= {name, layer, *(PREFIX + word.replace(".", "_") for word in (name, layer))}
+        written |= {name, layer, *("lora_unet_" + word.replace(".", "_") for word in (name, layer))}
+        stems |= dict.fromkeys(written, layer)
+    for layer in joint_attention_layers(unet):
+        written = {layer, f"diffusion_model.{layer}", "lora_unet_" + layer.replace(".", "_")}
         stems |= dict.fromkeys(written, layer)
     return stems
 
@@ -167,5 +193,6 @@ def _split(key: str) -> tuple[str, str]:
 def _alpha_of(metadata: Mapping[str, str]) -> float | None:
     if METADATA_KEY not in metadata:
         return None
-    alpha = json.loads(metadata[METADATA_KEY]).get(f"{METADATA_PREFIX}lora_alpha")
-    return None if alpha is None else float(alpha)
+    config = json.loads(metadata[METADATA_KEY])
+    found = [config[name] for name in ("unet.lora_alpha", "transformer.lora_alpha") if name in config]
+    return float(found[0]) if found else None

@@ -1,4 +1,4 @@
-"""LoRA on the keys and values of the cross-attention, through peft, on a private view of the U-Net.
+"""LoRA on the keys and values of the prompt, through peft, on a private view of the U-Net.
 
 Source: Hu et al., arXiv 2106.09685.
 """
@@ -10,7 +10,7 @@ from ..errors import ContinualLoraError
 from .adapter import Adapter, Files
 from .factors import Lora, LoraFactors
 from .kohya import from_kohya, to_kohya
-from .layers import CROSS_ATTENTION_KV
+from .layers import JOINT_KV, UNET_KV
 
 NAME = "lora"
 PEFT_NAME = "continual"
@@ -26,7 +26,7 @@ class LoraAdapter(Adapter):
         from peft import LoraConfig, inject_adapter_in_model  # here, because it takes seconds to import
 
         super().__init__(unet, rank, alpha, rng)
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=CROSS_ATTENTION_KV)  # type: ignore[arg-type]
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"{UNET_KV}|{JOINT_KV}")  # type: ignore[arg-type]
         with torch.random.fork_rng():  # peft draws from the global generator; ours follows below
             inject_adapter_in_model(config, unet, PEFT_NAME)
         for name in self.names:

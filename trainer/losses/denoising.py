@@ -8,35 +8,40 @@ from torch import Tensor
 from ..denoiser import Conditioning, Denoiser, Parameterization
 
 
-def add_noise(x_0: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """x_t = sqrt(a) x_0 + sqrt(1 - a) noise.
+def add_noise(x_0: Tensor, noise: Tensor, scales: tuple[Tensor, Tensor]) -> Tensor:
+    """x_t = signal x_0 + spread noise.
 
-    Source: Ho et al., arXiv 2006.11239, eq. 4.
+    Diffusion has signal = sqrt(a), spread = sqrt(1 - a); a flow has signal = 1 - sigma, spread = sigma.
+    Source: Ho et al., arXiv 2006.11239, eq. 4; Esser et al., arXiv 2403.03206, eq. 13, for the flow.
 
     Args:
         x_0: latents, [B, C, H, W].
         noise: standard normal, [B, C, H, W].
-        alphas_cumprod: a, the share of signal variance, [B] in 0..1.
+        scales: signal and spread, [B] in 0..1 each.
     """
-    signal = alphas_cumprod[:, None, None, None]
-    return signal.sqrt() * x_0 + (1 - signal).sqrt() * noise
+    signal, spread = (scale[:, None, None, None] for scale in scales)
+    return signal * x_0 + spread * noise
 
 
-def prediction_target(x_0: Tensor, noise: Tensor, alphas_cumprod: Tensor, parameterization: Parameterization) -> Tensor:
-    """What the U-Net should answer: the noise (eps), or v = sqrt(a) noise - sqrt(1 - a) x_0.
+def prediction_target(
+    x_0: Tensor, noise: Tensor, scales: tuple[Tensor, Tensor], parameterization: Parameterization
+) -> Tensor:
+    """What the network should answer: noise (eps), signal noise - spread x_0 (v), or noise - x_0 (flow).
 
-    Source: Salimans & Ho, arXiv 2202.00512, for v.
+    Source: Salimans & Ho, arXiv 2202.00512, for v; Liu et al., arXiv 2209.03003, for the flow.
 
     Args:
         x_0: latents, [B, C, H, W].
         noise: standard normal, [B, C, H, W].
-        alphas_cumprod: a, [B] in 0..1.
-        parameterization: "eps" or "v".
+        scales: signal and spread, [B] in 0..1 each.
+        parameterization: "eps", "v" or "flow".
     """
     if parameterization == "eps":
         return noise
-    signal = alphas_cumprod[:, None, None, None]
-    return signal.sqrt() * noise - (1 - signal).sqrt() * x_0
+    if parameterization == "flow":
+        return noise - x_0
+    signal, spread = (scale[:, None, None, None] for scale in scales)
+    return signal * noise - spread * x_0
 
 
 def denoising_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -70,10 +75,10 @@ class NoisedBatch:
     """
 
     def __init__(self, denoiser: Denoiser, x_0: Tensor, t: Tensor, noise: Tensor, mask: Tensor | None = None) -> None:
-        signal = denoiser.alphas_cumprod(t)
+        scales = denoiser.scales(t)
         self.denoiser, self.t, self.mask = denoiser, t, mask
-        self.x_t = add_noise(x_0, noise, signal)
-        self.target = prediction_target(x_0, noise, signal, denoiser.parameterization)
+        self.x_t = add_noise(x_0, noise, scales)
+        self.target = prediction_target(x_0, noise, scales, denoiser.parameterization)
 
     def __len__(self) -> int:
         return len(self.t)

@@ -36,8 +36,8 @@ def mean_error(batch: NoisedBatch, conditioning: Conditioning, gamma: float) -> 
     error = batch.error(conditioning)
     if gamma == 0:
         return error.mean()
-    signal = batch.denoiser.alphas_cumprod(batch.t)
-    return (min_snr_weights(signal, gamma, batch.denoiser.parameterization) * error).mean()
+    signal, _ = batch.denoiser.scales(batch.t)
+    return (min_snr_weights(signal.square(), gamma, batch.denoiser.parameterization) * error).mean()
 
 
 def check_min_snr(gamma: float, denoiser: Denoiser) -> None:

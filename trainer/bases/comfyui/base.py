@@ -1,6 +1,7 @@
 """A host's MODEL, CLIP and VAE as a `Denoiser`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,24 +10,50 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_base import ModelType
 from torch import Tensor, nn
 
-from ...adapters.layers import cross_attention_layers
+from ...adapters.layers import split_joint_attention
 from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
 from ..fingerprint import autoencoder_fingerprint, fingerprint
 from ..view import shared_view
 from .tokens import text_encoders, with_tokens
 
-PARAMETERIZATIONS: dict[ModelType, Parameterization] = {ModelType.EPS: "eps", ModelType.V_PREDICTION: "v"}
-SCALE = 8  # pixels of a latent's side
-# latent channels and context width -> what metadata calls the architecture, and the side of its training images
-ARCHITECTURES = {
-    (4, 768): ("stable-diffusion-v1", 512),
-    (4, 1024): ("stable-diffusion-v2-512", 512),
-    (4, 2048): ("stable-diffusion-xl-v1-base", 1024),
-    (8, 128): ("continual-lora-tiny", 64),
+PARAMETERIZATIONS: dict[ModelType, Parameterization] = {
+    ModelType.EPS: "eps",
+    ModelType.V_PREDICTION: "v",
+    ModelType.FLOW: "flow",
+    ModelType.FLUX: "flow",
 }
-# context width -> width of the vector conditioning: SDXL's pooled prompt and six sizes
-VECTOR_WIDTHS = {2048: 2816}
+SCALE = 8  # pixels of a latent's side
+# What Flux dev is told of the guidance that was distilled into it: none, since the loss is about the bare prediction.
+GUIDANCE = 1.0
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the host's models of one kind have in common.
+
+    Attributes:
+        architecture: what metadata calls it.
+        resolution: side of its training images in pixels.
+        vector: width of the vector conditioning; of SDXL the pooled prompt and six sizes; 0 for none.
+        in_place: the host adds onto what the layer norms of the network have just read.
+    """
+
+    architecture: str
+    resolution: int
+    vector: int = 0
+    in_place: bool = False
+
+
+# latent channels, and the width of the prompts of a U-Net or the class of another network -> what it is
+FAMILIES: dict[tuple[int, int | str], Family] = {
+    (4, 768): Family("stable-diffusion-v1", 512),
+    (4, 1024): Family("stable-diffusion-v2-512", 512),
+    (4, 2048): Family("stable-diffusion-xl-v1-base", 1024, 2816),
+    (8, 128): Family("continual-lora-tiny", 64),
+    (16, "SD3"): Family("stable-diffusion-3", 1024, 2048),
+    (16, "Flux"): Family("flux-1", 1024, 768, in_place=True),
+}
 
 
 def _scaled_dot_product(func: object, *args: Any, **kwargs: Any) -> Tensor:
@@ -36,8 +63,14 @@ def _scaled_dot_product(func: object, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _keep_inputs(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    # The host's text encoder adds in place onto what its layer norms have just read.
+    # The host's text encoders, and its Flux, add in place onto what their layer norms have just read.
     return (args[0].clone(), *args[1:])
+
+
+def _keep_inputs_of_norms(module: nn.Module) -> None:
+    for part in module.modules():
+        if type(part).__name__.endswith("LayerNorm"):  # torch's, and T5's own
+            part.register_forward_pre_hook(_keep_inputs)
 
 
 def model_fingerprint(model: Any) -> str:
@@ -47,8 +80,8 @@ def model_fingerprint(model: Any) -> str:
         ContinualLoraError: a kind of model that is not supported.
     """
     model_management.load_models_gpu([model])
-    _check_kind(model.model)
-    return fingerprint(model.model.diffusion_model)
+    _family(model.model)
+    return fingerprint(split_joint_attention(shared_view(model.model.diffusion_model)))
 
 
 class ComfyBase:
@@ -68,17 +101,26 @@ class ComfyBase:
         model_management.load_models_gpu([model, clip.patcher])
         self._model, self._clip, self._vae = model.model, clip, vae
         self.device = torch.device(model.load_device)
-        self.unet = shared_view(self._model.diffusion_model)
+        self.unet = split_joint_attention(shared_view(self._model.diffusion_model))
         self.parameterization: Parameterization = PARAMETERIZATIONS[self._model.model_type]
-        context_width = self.unet.get_parameter(f"{cross_attention_layers(self.unet)[0]}.weight").shape[1]
-        kind = (self._model.latent_format.latent_channels, context_width)
-        self.architecture, self.resolution = ARCHITECTURES[kind]
+        self._family = _family(self._model)
+        self.architecture, self.resolution = self._family.architecture, self._family.resolution
         self._text = shared_view(clip.cond_stage_model)
-        for module in self._text.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.register_forward_pre_hook(_keep_inputs)
-        sigmas = self._model.model_sampling.sigmas.float().to(self.device)
-        self._alphas_cumprod: Tensor = 1 / (1 + sigmas.square())
+        _keep_inputs_of_norms(self._text)
+        if self._family.in_place:
+            _keep_inputs_of_norms(self.unet)
+        self._scales, self._timesteps = self._schedule()
+
+    def _schedule(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """The host's own, shift included: signal and spread, and what the network is told of the time, [1000] each."""
+        sampling = self._model.model_sampling
+        every = len(sampling.sigmas) // 1000  # the host has 10,000 for Flux
+        sigmas: Tensor = sampling.sigmas[every - 1 :: every].float().to(self.device)
+        if self.parameterization == "flow":
+            return (1 - sigmas, sigmas), sampling.timestep(sigmas).float()
+        alphas_cumprod = 1 / (1 + sigmas.square())
+        scales = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+        return scales, torch.arange(1000, dtype=torch.float32, device=self.device)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in 0..1 -> latents in the U-Net's scale."""
@@ -104,29 +146,32 @@ class ComfyBase:
         if self._clip.layer_idx is not None:
             self._text.set_clip_options({"layer": self._clip.layer_idx})  # type: ignore[operator]
         context, pooled, *_ = self._text.encode_token_weights(pieces)  # type: ignore[operator]
-        vector = pooled.float().to(self.device) if self._model.adm_channels else None
-        return Conditioning(context.float().to(self.device), vector)
+        vector = pooled.float().to(self.device) if self._family.vector else None
+        return Conditioning(context.float().to(self.device), vector, joint=self.parameterization == "flow")
 
     def word_vectors(self, word: str) -> TokenVectors:
         """The mean vector of the word's pieces in each text encoder."""
         vectors: TokenVectors = {}
         for encoder, part in text_encoders(self._clip.tokenizer).items():
+            if getattr(self._text, encoder) is None:  # SD 3 without its T5
+                continue
             inner = slice(part.tokens_start, -1 if part.tokenizer_adds_end_token else None)
             ids = torch.tensor(part.tokenizer(word)["input_ids"][inner])
             table = getattr(self._text, encoder).transformer.get_input_embeddings().weight
             vectors[encoder] = table[ids.to(table.device)].float().mean(0)
         return vectors
 
-    def alphas_cumprod(self, t: Tensor) -> Tensor:
-        """[B] timesteps -> [B] share of signal variance."""
-        return self._alphas_cumprod[t]
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """[B] timesteps -> signal and spread, [B] each."""
+        signal, spread = self._scales
+        return signal[t], spread[t]
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The raw output of the U-Net, computed in the number format that the host chose for it."""
+        """The raw output of the network, computed in the number format that the host chose for it."""
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         prediction: Tensor = self.unet(
             x_t.to(dtype),
-            t.float(),
+            self._timesteps[t],
             context=conditioning.context.to(dtype),
             **self._vector(conditioning, x_t, dtype),
             transformer_options={"optimized_attention_override": _scaled_dot_product},
@@ -134,24 +179,29 @@ class ComfyBase:
         return prediction.float()
 
     def _vector(self, conditioning: Conditioning, x_t: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-        """SDXL's vector conditioning, uncropped and of the size of the images, as the host's sampler has it."""
+        """The vector conditioning as the host's sampler has it; of SDXL, uncropped and of the size of the images."""
         if conditioning.pooled is None:
             return {}
         height, width = (side * SCALE for side in x_t.shape[-2:])
         vector: Tensor = self._model.encode_adm(pooled_output=conditioning.pooled, height=height, width=width)
-        return {"y": vector.to(self.device, dtype)}
+        more = {"y": vector.to(self.device, dtype)}
+        if self._model.model_config.unet_config.get("guidance_embed"):
+            more["guidance"] = torch.full((len(x_t),), GUIDANCE, device=self.device, dtype=dtype)
+        return more
 
 
-def _check_kind(model: Any) -> None:
-    layers = cross_attention_layers(model.diffusion_model)
-    width = model.diffusion_model.get_parameter(f"{layers[0]}.weight").shape[1]
-    kind = (model.latent_format.latent_channels, width)
-    plain = model.diffusion_model.in_channels == kind[0] and model.adm_channels == VECTOR_WIDTHS.get(width, 0)
-    if model.model_type not in PARAMETERIZATIONS or kind not in ARCHITECTURES or not plain:
+def _family(model: Any) -> Family:
+    config, channels = model.model_config.unet_config, model.latent_format.latent_channels
+    kind = (channels, config.get("context_dim") or type(model).__name__)
+    vector = config.get("adm_in_channels") or config.get("vec_in_dim") or 0
+    family = FAMILIES.get(kind)
+    plain = family is not None and config.get("in_channels") == channels and vector == family.vector
+    if family is None or model.model_type not in PARAMETERIZATIONS or not plain:
         raise ContinualLoraError(
-            "This version teaches Stable Diffusion 1.x, 2.x and XL (no inpainting models) and the embedded base.",
-            f"The model is a `{type(model).__name__}` of type {model.model_type.name}, {kind[0]} latent channels, "
-            f"{model.diffusion_model.in_channels} input channels and "
-            f"prompts {kind[1]} wide.",
+            "This version teaches Stable Diffusion 1.x, 2.x, XL and 3, Flux.1 (no inpainting models) and the embedded "
+            "base.",
+            f"The model is a `{type(model).__name__}` of type {model.model_type.name}, {channels} latent channels, "
+            f"{config.get('in_channels')} input channels and a vector conditioning {vector} wide.",
             "Load a checkpoint of one of these families.",
         )
+    return family

@@ -33,8 +33,10 @@ def load_checkpoint(comfyui: Path, checkpoint: Path, dtype: torch.dtype | None =
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    import comfy.model_management
     import comfy.sd
 
+    comfy.model_management.in_training = True  # a newer host then takes kernels with a gradient
     options = {} if dtype is None else {"dtype": dtype}
     model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
         str(checkpoint), output_vae=True, output_clip=True, model_options=options

@@ -46,7 +46,8 @@ class TinyBase:
             module.to(self.device).train(False).requires_grad_(False)
         self.unet = shared_view(self.weights.unet)
         self.fingerprint = fingerprint(self.weights.unet)
-        self._alphas_cumprod = scaled_linear_alphas_cumprod().to(self.device)
+        signal = scaled_linear_alphas_cumprod().to(self.device)
+        self._scales = signal.sqrt(), (1 - signal).sqrt()
 
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, 64, 64] in 0..1 -> latents [B, 8, 8, 8]."""
@@ -76,9 +77,10 @@ class TinyBase:
         ids = self.weights.tokenizer.encode(word) or [self.weights.tokenizer.ids[UNKNOWN]]
         return {ENCODER: self.weights.text.word_vectors[ids].mean(0)}
 
-    def alphas_cumprod(self, t: Tensor) -> Tensor:
-        """[B] timesteps -> [B] share of signal variance."""
-        return self._alphas_cumprod[t]
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """[B] timesteps -> signal and spread, [B] each."""
+        signal, spread = self._scales
+        return signal[t], spread[t]
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The predicted noise, [B, 8, 8, 8]."""
