@@ -39,7 +39,7 @@ STRENGTH: dict[str, float] = {
     "custom_diffusion_ewc": 10_000.0,
     "vera lora_ewc": 0.1,
     "vera lora_ewc_dc": 0.1,
-    "vera lora_dsc_ewc_dc": 0.1,
+    "vera lora_dsc_ewc_dc": 0.03,
 }
 
 
