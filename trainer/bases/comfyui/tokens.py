@@ -34,8 +34,8 @@ class TokenAwareTokenizer:
         for piece in split_tokens(text, self._vectors):
             if name := token_of(piece, self._vectors):
                 ids += [vector for vector in [self._vectors[name]] if vector is not None]
-            else:  # without the spaces at its ends, of which T5 makes a piece; as the host cuts beside `embedding:`
-                ids += self._tokenizer(piece.strip())["input_ids"][self._inner]
+            else:
+                ids += self._tokenizer(piece)["input_ids"][self._inner]
         empty = self._tokenizer("")["input_ids"]
         start = self._inner.start
         return {"input_ids": [*empty[:start], *ids, *empty[start:]]}
