@@ -1,15 +1,15 @@
 """The training loop: one page, a generator."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .adapters.adapter import Adapter
+from .buckets import Bucket, drawn_batches
 from .denoiser import Conditioning, Denoiser
 from .divergence import check_numbers
-from .losses.denoising import draw_batches
 from .losses.min_snr import mean_error
 from .methods.method import Method
 from .optimizers import set_training
@@ -23,8 +23,7 @@ from .task import StepRecord, step_rng
 
 def train_concept(
     denoiser: Denoiser,
-    latents: Tensor,
-    masks: Tensor | None,
+    buckets: Sequence[Bucket],
     encode: Callable[[Tensor, torch.Generator], Conditioning],
     state: TrainState,
     methods: Iterable[Method],
@@ -38,8 +37,7 @@ def train_concept(
 
     Args:
         denoiser: the view that carries the adapter.
-        latents: x_0, [N, C, h, w].
-        masks: [N, 1, h, w] in 0..1, or None.
+        buckets: the images, one bucket for each shape.
         encode: indices of images [B] and what draws at random of their captions -> prompts, with the token's graph.
         state: goes on from its step.
         methods: add their penalties.
@@ -51,9 +49,9 @@ def train_concept(
     while state.step < settings.steps:
         state.optimizer.zero_grad(set_to_none=True)
         added = total_penalty(methods, state.adapter)
-        penalty = latents.new_zeros(()) if added is None else added
-        loss = latents.new_zeros(())
-        parts = _parts_of_the_loss(denoiser, latents, masks, encode, settings, seed, state.step, prior)
+        zero = torch.zeros((), device=denoiser.device)
+        penalty, loss = zero if added is None else added, zero.clone()
+        parts = _parts_of_the_loss(denoiser, buckets, encode, settings, seed, state.step, prior)
         for number, part in enumerate(parts):
             state.scaler.scale(part + penalty if number == 0 else part).backward()
             loss += part.detach()
@@ -79,8 +77,7 @@ def train_concept(
 
 def _parts_of_the_loss(
     denoiser: Denoiser,
-    latents: Tensor,
-    masks: Tensor | None,
+    buckets: Sequence[Bucket],
     encode: Callable[[Tensor, torch.Generator], Conditioning],
     settings: TrainSettings,
     seed: str,
@@ -89,13 +86,12 @@ def _parts_of_the_loss(
 ) -> Iterator[Tensor]:
     """The loss of a step, without penalties, as one scalar for each of its passes; see `train_concept`."""
     rng, captions_rng = step_rng(seed, "train", step), step_rng(seed, "captions", step)
-    parts = settings.gradient_accumulation
-    indices = torch.randint(len(latents), (parts * settings.batch_size,), generator=rng).chunk(parts)
-    for part, batch in zip(indices, draw_batches(denoiser, latents, masks, indices, rng), strict=True):
+    parts, gamma = settings.gradient_accumulation, settings.min_snr_gamma
+    for indices, batch in drawn_batches(denoiser, buckets, parts, settings.batch_size, rng):
         with autocast(settings.mixed_precision, denoiser.device):
-            error = mean_error(batch, encode(part, captions_rng), settings.min_snr_gamma)
+            error = mean_error(batch, encode(indices, captions_rng), gamma)
             if prior is not None:
-                error = error + prior.error(denoiser, settings.batch_size, rng, settings.min_snr_gamma)
+                error = error + prior.error(denoiser, settings.batch_size, rng, gamma)
         yield error / parts
 
 
