@@ -23,6 +23,7 @@ from torch import Tensor
 from tests.comfy.checkpoint import build_checkpoint
 from trainer.adapters.lora import LoraAdapter
 from trainer.bases.comfyui.checkpoint import load_checkpoint
+from trainer.buckets import Bucket
 from trainer.classifier import classify
 from trainer.denoiser import Conditioning, Denoiser
 from trainer.loop import train_concept
@@ -134,7 +135,7 @@ def training(host: Host, *, token: bool = False, ewc: bool = False) -> Work:
     def encode(_: Tensor, __: torch.Generator) -> Conditioning:
         return base.encode_prompt("photo of a <mine> fox", {"mine": {**state.token}}) if token else frozen
 
-    steps = train_concept(base, host.latents.to(base.device), None, encode, state, methods, settings, "0/1")
+    steps = train_concept(base, [Bucket(host.latents.to(base.device))], encode, state, methods, settings, "0/1")
     return lambda: next(steps)
 
 

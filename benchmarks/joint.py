@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trainer.adapters.lora import LoraAdapter
 from trainer.bases.tiny.base import TinyBase
+from trainer.buckets import Bucket
 from trainer.concept import Concept, prepare
 from trainer.denoiser import Conditioning, TokenVectors
 from trainer.loop import train_concept
@@ -52,7 +53,7 @@ def train_jointly(concepts: list[Concept], settings: TrainSettings) -> tuple[Tin
         live = tokens({**state.token})
         return Conditioning.cat([base.encode_prompt(prompts[i], live) for i in indices.tolist()])
 
-    for _ in train_concept(base, latents, None, encode, state, [], together, f"{settings.seed}/joint"):
+    for _ in train_concept(base, [Bucket(latents)], encode, state, [], together, f"{settings.seed}/joint"):
         pass
     return base, tokens(state.frozen_token())
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .buckets import bucket_shape
 from .concept import Concept, prepare
-from .images import crop_middle, fit
+from .images import cover, crop_middle, fit
 
 SMALLER = ("a far away ", "very small ")  # one copy each
 LARGER = ("zoomed in ", "close up ")  # one copy, under one of them
@@ -18,8 +19,8 @@ class Sample:
     """One picture to train on.
 
     Attributes:
-        image: [3, R, R] in 0..1.
-        mask: [1, R, R] in 0..1, where the loss counts, or None for everywhere.
+        image: [3, H, W] in 0..1.
+        mask: [1, H, W] in 0..1, where the loss counts, or None for everywhere.
         prompt: what it is trained under.
     """
 
@@ -37,8 +38,8 @@ class Pool:
     """All pictures of a training.
 
     Attributes:
-        images: [N, 3, R, R] in 0..1.
-        masks: [N, 1, R, R] in 0..1, or None if no picture has one.
+        images: [N, 3, H, W] in 0..1, squares of side R but for `bucket_pools`.
+        masks: [N, 1, H, W] in 0..1, or None if no picture has one.
         prompts: of each picture.
         num_plain: how many come first that show the concept as it was given, mirrored or not; copies of another size
             follow.
@@ -66,14 +67,35 @@ def training_pool(concept: Concept, resolution: int, flip: bool, rescale: bool, 
     copies = rescaled_copies(concept, resolution, rng) if rescale else []
     if flip:
         plain, copies = ([*samples, *(sample.mirrored() for sample in samples)] for samples in (plain, copies))
+    return _pool([*plain, *copies], len(plain))
+
+
+def bucket_pools(concept: Concept, resolution: int, flip: bool, rescale: bool, rng: torch.Generator) -> list[Pool]:
+    """The same with each image at the shape of its bucket: one pool a shape, in the order of the shapes.
+
+    The copies of `rescaled_copies` stay squares.
+    """
+    plain = []
+    for image, mask, prompt in zip(concept.images, concept.masks, concept.prompts, strict=True):
+        height, width = bucket_shape(image.shape[-2], image.shape[-1], resolution)
+        counted = None if mask is None else cover(mask, height, width)
+        plain.append(Sample(cover(image, height, width), counted, prompt))
+    copies = rescaled_copies(concept, resolution, rng) if rescale else []
     samples = [*plain, *copies]
-    everywhere = torch.ones(1, resolution, resolution)
-    masked = [everywhere if sample.mask is None else sample.mask for sample in samples]
+    if flip:
+        samples += [sample.mirrored() for sample in samples]
+    shapes = sorted({sample.image.shape[-2:] for sample in samples})
+    grouped = [[sample for sample in samples if sample.image.shape[-2:] == shape] for shape in shapes]
+    return [_pool(group, len(group)) for group in grouped]
+
+
+def _pool(samples: list[Sample], num_plain: int) -> Pool:
+    masked = [torch.ones_like(sample.image[:1]) if sample.mask is None else sample.mask for sample in samples]
     return Pool(
         images=torch.stack([sample.image for sample in samples]),
         masks=None if all(sample.mask is None for sample in samples) else torch.stack(masked),
         prompts=[sample.prompt for sample in samples],
-        num_plain=len(plain),
+        num_plain=num_plain,
     )
 
 

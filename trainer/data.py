@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .augment import Pool, training_pool
+from .augment import Pool, bucket_pools, training_pool
+from .buckets import Bucket
 from .concept import Concept
 from .denoiser import Denoiser, encode_one_by_one
 from .latent_cache import kept, pixel_digest
@@ -30,9 +31,10 @@ class TrainingData:
         on_step: told while prior images are drawn.
 
     Attributes:
-        latents: x_0 of all images and their copies, [N, C, h, w].
-        masks: [N, 1, h, w] in 0..1, or None.
-        prompts: of each.
+        buckets: what is trained on: the images and their copies, squares unless `aspect_buckets` is on.
+        prompts: of each, in the order of the buckets.
+        latents: x_0 of the squares, [N, C, h, w]; what follows the training sees these.
+        masks: of the squares, [N, 1, h, w] in 0..1, or None.
         validation: what to measure on, if that is asked for.
         prior: pictures of the class noun, if they are asked for.
     """
@@ -48,10 +50,13 @@ class TrainingData:
     ) -> None:
         self._denoiser, self._settings, self._seed, self._cache = denoiser, settings, seed, cache
         taught, held_back = split_off(concept, num_held_back(settings))
-        pool = self._pool(taught, settings.flip, settings.rescale)
-        self.prompts, self._num_plain = pool.prompts, pool.num_plain
-        self.latents, self.masks = self._encoded(pool)
-        self.validation = self._validation(len(taught.images), held_back) if settings.validation_every else None
+        squares = self._squares(taught, settings.flip, settings.rescale and not settings.aspect_buckets)
+        self.latents, self.masks = self._encoded(squares)
+        self._num_plain, self.prompts = squares.num_plain, squares.prompts
+        self.buckets = [Bucket(self.latents, self.masks)]
+        if settings.aspect_buckets:
+            self.buckets, self.prompts = self._own_shapes(taught)
+        self.validation = self._validation(taught, held_back) if settings.validation_every else None
         self.prior = self._prior(concept.class_noun, on_step) if settings.prior_images else None
 
     @property
@@ -62,9 +67,20 @@ class TrainingData:
     def _first(self, count: int) -> tuple[Tensor, Tensor | None]:
         return self.latents[:count], None if self.masks is None else self.masks[:count]
 
-    def _pool(self, concept: Concept, flip: bool, rescale: bool) -> Pool:
-        resolution = self._settings.resolution or self._denoiser.resolution
-        return training_pool(concept, resolution, flip, rescale, step_rng(self._seed, "rescale", 0))
+    @property
+    def _resolution(self) -> int:
+        return self._settings.resolution or self._denoiser.resolution
+
+    def _squares(self, concept: Concept, flip: bool, rescale: bool) -> Pool:
+        return training_pool(concept, self._resolution, flip, rescale, step_rng(self._seed, "rescale", 0))
+
+    def _own_shapes(self, concept: Concept) -> tuple[list[Bucket], list[str]]:
+        """The images at their own aspect ratio, and their prompts in the buckets' order."""
+        rng, buckets, prompts = step_rng(self._seed, "rescale", 0), list[Bucket](), list[str]()
+        for pool in bucket_pools(concept, self._resolution, self._settings.flip, self._settings.rescale, rng):
+            buckets.append(Bucket(*self._encoded(pool), len(prompts)))
+            prompts += pool.prompts
+        return buckets, prompts
 
     def _encoded(self, pool: Pool) -> tuple[Tensor, Tensor | None]:
         """Latents [N, C, h, w] and masks [N, 1, h, w]."""
@@ -75,10 +91,10 @@ class TrainingData:
         )
         return latents, None if masks is None else F.interpolate(masks, latents.shape[-2:], mode="area").to(latents)
 
-    def _validation(self, num_taught: int, held_back: Concept | None) -> Validation:
+    def _validation(self, taught: Concept, held_back: Concept | None) -> Validation:
         if held_back is None:
-            return Validation(*self._first(num_taught), self.prompts[:num_taught])  # no copies
-        pool = self._pool(held_back, flip=False, rescale=False)
+            return Validation(*self._first(len(taught.images)), taught.prompts)  # without copies
+        pool = self._squares(held_back, flip=False, rescale=False)
         return Validation(*self._encoded(pool), pool.prompts)
 
     def _prior(self, noun: str, on_step: Callable[[StepRecord], None]) -> Prior:

@@ -78,6 +78,19 @@ def fit(image: Tensor, resolution: int) -> Tensor:
     return crop_middle(_resize(image, resolution), resolution)
 
 
+def cover(image: Tensor, height: int, width: int) -> Tensor:
+    """[C, H, W] -> [C, height, width]: as large as covers it, the middle is kept."""
+    scale = max(height / image.shape[-2], width / image.shape[-1])
+    size = [max(want, round(side * scale)) for want, side in zip((height, width), image.shape[-2:], strict=True)]
+    resized = (
+        image
+        if size == list(image.shape[-2:])
+        else F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+    )
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return resized[:, top : top + height, left : left + width]
+
+
 def crop_middle(image: Tensor, side: int) -> Tensor:
     """[C, H, W] -> [C, side, side]; H and W are at least `side`."""
     top, left = ((length - side) // 2 for length in image.shape[-2:])

@@ -2,15 +2,15 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .adapters.adapter import Adapter
+from .buckets import Bucket, drawn_batches
 from .denoiser import Conditioning, Denoiser
 from .divergence import check_numbers
-from .losses.denoising import draw_batches
 from .losses.min_snr import mean_error
 from .methods.method import Method
 from .optimizers import set_training
@@ -24,8 +24,7 @@ from .task import StepRecord, step_rng
 
 def train_concept(
     denoiser: Denoiser,
-    latents: Tensor,
-    masks: Tensor | None,
+    buckets: Sequence[Bucket],
     encode: Callable[[Tensor, torch.Generator], Conditioning],
     state: TrainState,
     methods: Iterable[Method],
@@ -39,8 +38,7 @@ def train_concept(
 
     Args:
         denoiser: the view that carries the adapter.
-        latents: x_0, [N, C, h, w].
-        masks: [N, 1, h, w] in 0..1, or None.
+        buckets: the images, one bucket for each shape.
         encode: indices of images [B] and what draws at random of their captions -> prompts, with the token's graph.
         state: goes on from its step.
         methods: add their penalties.
@@ -49,15 +47,15 @@ def train_concept(
         prior: pictures of the class noun; their error on as many as the batch is added to the loss.
     """
     set_training(state.optimizer, True)
-    passes = settings.gradient_accumulation
+    halves = 1
     while state.step < settings.steps:
         state.optimizer.zero_grad(set_to_none=True)
         try:
-            loss, penalty = _backward(denoiser, latents, masks, encode, state, methods, settings, seed, prior, passes)
+            loss, penalty = _backward(denoiser, buckets, encode, state, methods, settings, seed, prior, halves)
         except torch.cuda.OutOfMemoryError:
-            if settings.batch_size == 1 or passes > settings.gradient_accumulation:
+            if settings.batch_size == 1 or halves == 2:
                 raise
-            passes *= 2
+            halves = 2
             warnings.warn(
                 f"Step {state.step + 1} did not fit into memory with {settings.batch_size} images a pass. From here on "
                 "a pass has half as many; the images of a step stay the same.",
@@ -84,31 +82,31 @@ def train_concept(
 
 def _backward(
     denoiser: Denoiser,
-    latents: Tensor,
-    masks: Tensor | None,
+    buckets: Sequence[Bucket],
     encode: Callable[[Tensor, torch.Generator], Conditioning],
     state: TrainState,
     methods: Iterable[Method],
     settings: TrainSettings,
     seed: str,
     prior: Prior | None,
-    passes: int,
+    halves: int,
 ) -> tuple[float, float]:
-    """The gradients of a step, in so many passes; returns the loss and the penalty. See `train_concept`."""
+    """The gradients of a step, every batch in so many passes; returns the loss and the penalty. See `train_concept`."""
     added = total_penalty(methods, state.adapter)
-    penalty = latents.new_zeros(()) if added is None else added
-    loss = latents.new_zeros(())
+    zero = torch.zeros((), device=denoiser.device)
+    penalty, loss = zero if added is None else added, zero.clone()
     rng, captions_rng = step_rng(seed, "train", state.step), step_rng(seed, "captions", state.step)
-    images = settings.gradient_accumulation * settings.batch_size
-    indices = torch.randint(len(latents), (images,), generator=rng).tensor_split(passes)
-    for number, batch in enumerate(draw_batches(denoiser, latents, masks, indices, rng)):
-        with autocast(settings.mixed_precision, denoiser.device):
-            error = mean_error(batch, encode(indices[number], captions_rng), settings.min_snr_gamma)
-            if prior is not None:
-                error = error + prior.error(denoiser, len(batch), rng, settings.min_snr_gamma)
-        share = error * (len(batch) / images)
-        state.scaler.scale(share + penalty if number == 0 else share).backward()
-        loss += share.detach()
+    parts, size, gamma = settings.gradient_accumulation, settings.batch_size, settings.min_snr_gamma
+    pending = penalty  # goes along with the first pass
+    for indices, whole in drawn_batches(denoiser, buckets, parts, size, rng):
+        for index, batch in zip(indices.tensor_split(halves), whole.parts(halves), strict=True):
+            with autocast(settings.mixed_precision, denoiser.device):
+                error = mean_error(batch, encode(index, captions_rng), gamma)
+                if prior is not None:
+                    error = error + prior.error(denoiser, len(batch), rng, gamma)
+            share = error * (len(batch) / (parts * size))
+            state.scaler.scale(share + pending).backward()
+            loss, pending = loss + share.detach(), zero
     return loss.item(), penalty.item()
 
 

@@ -27,6 +27,7 @@ def lora_metadata(
         "ss_batch_size_per_device": str(settings["batch_size"]),
         "ss_seed": str(settings["seed"]),
         "ss_resolution": f"({resolution}, {resolution})",
+        **({"ss_enable_bucket": "True"} if settings.get("aspect_buckets") else {}),
         "ss_lr_scheduler": settings["schedule"],
         "ss_training_comment": f"Continual LoRA, recipe {task.recipe}, concept {task.index}",
         "modelspec.sai_model_spec": "1.0.0",

@@ -241,6 +241,12 @@ class TrainSettings:
         "beside the training.",
         advanced=True,
     )
+    aspect_buckets: bool = setting(
+        False,
+        "Train each image at its own aspect ratio, at about resolution x resolution pixels, instead of cutting it to a "
+        "square. A batch holds images of one shape.",
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its limits.

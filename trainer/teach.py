@@ -166,8 +166,7 @@ class _Training:
             method.begin_task(state.adapter)
         steps = train_concept(
             self.denoiser,
-            self.data.latents,
-            self.data.masks,
+            self.data.buckets,
             self._prompt_encoder(),
             state,
             methods,

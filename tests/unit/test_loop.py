@@ -7,6 +7,7 @@ import torch
 
 from tests.toy import ENCODER, ToyBase, toy_settings
 from trainer.adapters.lora import LoraAdapter
+from trainer.buckets import Bucket
 from trainer.denoiser import Conditioning
 from trainer.errors import ContinualLoraError
 from trainer.loop import train_concept
@@ -43,7 +44,7 @@ class Training:
         return Conditioning.cat([self.denoiser.encode_prompt(PROMPT, tokens) for _ in indices])
 
     def steps(self):
-        parts = (self.denoiser, LATENTS, None, self.encode, self.state, self.methods, self.settings, "0/1")
+        parts = (self.denoiser, [Bucket(LATENTS)], self.encode, self.state, self.methods, self.settings, "0/1")
         return train_concept(*parts)
 
     def bits(self):

@@ -5,6 +5,7 @@ import torch
 
 from tests.toy import ToyBase, toy_concept, toy_settings
 from trainer.adapters.lora import LoraAdapter
+from trainer.buckets import Bucket
 from trainer.errors import ContinualLoraError
 from trainer.loop import train_concept
 from trainer.losses.denoising import NoisedBatch
@@ -54,8 +55,8 @@ def first_loss(gamma, prior=None):
     settings, base = toy_settings(min_snr_gamma=gamma), ToyBase()
     state = TrainState(LoraAdapter(base.unet, 2, 2.0, torch.Generator()), base.word_vectors("animal"), settings)
     prompt = base.encode_prompt("photo of a fox", {})
-    parts = (base, LATENTS, None, lambda indices, rng: prompt.expand(len(indices)), state, [], settings, "0/1", prior)
-    return next(train_concept(*parts)).loss
+    encode = lambda indices, rng: prompt.expand(len(indices))  # noqa: E731
+    return next(train_concept(base, [Bucket(LATENTS)], encode, state, [], settings, "0/1", prior)).loss
 
 
 def drawn_error(rng, latents, words, gamma):

@@ -7,6 +7,7 @@ import torch
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.adapters.lora import LoraAdapter
+from trainer.buckets import Bucket
 from trainer.denoiser import Conditioning
 from trainer.errors import ContinualLoraError
 from trainer.loop import train_concept
@@ -45,7 +46,7 @@ class Training:
         return Conditioning.cat([self.base.encode_prompt("photo of a <fox> animal", tokens) for _ in indices])
 
     def steps(self):
-        parts = (self.base, LATENTS, None, self.encode, self.state, self.methods, self.settings, "0/1")
+        parts = (self.base, [Bucket(LATENTS)], self.encode, self.state, self.methods, self.settings, "0/1")
         return train_concept(*parts)
 
     def theta(self):

@@ -6,6 +6,7 @@ import torch
 from tests.toy import KEYS, VALUES, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.adapters.lora import LoraAdapter
 from trainer.apply import apply_sequence
+from trainer.buckets import Bucket
 from trainer.loop import train_concept
 from trainer.planning import task_record
 from trainer.prior import Prior, draw_prior, prior_prompt
@@ -84,7 +85,7 @@ def test_loss_of_a_step_is_the_concepts_plus_the_priors_by_hand():
         ]
         parts.append(torch.stack(errors).mean().item())
     steps = train_concept(
-        base, LATENTS, None, lambda indices, rng: concept.expand(2), state, [], settings, "0/1", Prior(DRAWN, noun)
+        base, [Bucket(LATENTS)], lambda indices, rng: concept.expand(2), state, [], settings, "0/1", Prior(DRAWN, noun)
     )
     assert next(steps).loss == pytest.approx(sum(parts), rel=1e-5) and min(parts) > 0.01
 

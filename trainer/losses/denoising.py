@@ -1,6 +1,7 @@
 """The diffusion loss: noise an image, predict, compare."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -82,6 +83,15 @@ class NoisedBatch:
 
     def __len__(self) -> int:
         return len(self.t)
+
+    def parts(self, count: int) -> list["NoisedBatch"]:
+        """The same draw in parts, of sizes that differ by one at most."""
+        parts = [copy(self) for _ in range(count)]
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                for part, piece in zip(parts, value.tensor_split(count), strict=True):
+                    setattr(part, name, piece)
+        return parts
 
     def predict(self, conditionings: list[Conditioning]) -> Tensor:
         """The predictions under K prompts in one pass of the U-Net, [K, B, C, H, W]."""
