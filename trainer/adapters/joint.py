@@ -37,7 +37,7 @@ class Rows(nn.Linear):
         if self.weight is self._of_joint[0]:
             assert self.answer is not None
             return self.answer
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return F.linear(x, self.weight.to(x), None if self.bias is None else self.bias.to(x))
 
 
 class JointProjection(nn.Module):
