@@ -57,10 +57,10 @@ def train_concept(
             loss += part.detach()
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.trained(), settings.gradient_clip).item()
-        too_large = not math.isfinite(norm) and state.scaler.get_scale() > 1  # the scale: the step is left out
-        check_numbers(
-            loss.item(), penalty.item(), 0.0 if too_large else norm, f"step {state.step + 1} of {settings.steps}"
-        )
+        if not math.isfinite(norm) and state.scaler.get_scale() > 1:
+            norm = 0.0  # it is the scale that is too large: the step is left out and the scale lowered
+        numbers = loss.item(), penalty.item()
+        check_numbers(*numbers, norm, f"step {state.step + 1} of {settings.steps}")
         for group, peak in zip(state.optimizer.param_groups, state.peaks, strict=True):
             group["lr"] = peak * schedule_factor(state.step, settings.steps, settings.warmup_steps, settings.schedule)
         state.whole = False
@@ -68,7 +68,7 @@ def train_concept(
         state.scaler.update()
         state.step += 1
         state.update_average()
-        state.log(loss.item(), penalty.item())
+        state.log(*numbers)
         state.whole = True
         values = {"loss_scale": state.scales[-1]} if state.scales else {}
         yield StepRecord("train", state.step, settings.steps, state.losses[-1], state.penalties[-1], values)
