@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,11 +26,19 @@ def kept(folder: Path, made_from: Any, make: Callable[[], Tensor], device: torch
         device: where they are wanted.
     """
     path = folder / f"{digest(made_from)[:32]}.safetensors"
-    if path.exists():
-        return load_file(path)["latents"].to(device)
+    if (found := _read(path)) is not None:
+        return found.to(device)
     latents = make()
     write_tensors(path, {"latents": latents.cpu()})
     return latents
+
+
+def _read(path: Path) -> Tensor | None:
+    """What a file holds; a damaged one is made again like one that is not there."""
+    try:
+        return load_file(path)["latents"] if path.exists() else None
+    except (SafetensorError, KeyError):
+        return None
 
 
 def pixel_digest(images: Tensor) -> str:

@@ -64,8 +64,9 @@ def train_concept(
             continue
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.trained(), settings.gradient_clip).item()
-        too_large = not math.isfinite(norm) and state.scaler.get_scale() > 1  # the scale: the step is left out
-        check_numbers(loss, penalty, 0.0 if too_large else norm, f"step {state.step + 1} of {settings.steps}")
+        if not math.isfinite(norm) and state.scaler.get_scale() > 1:
+            norm = 0.0  # it is the scale that is too large: the step is left out and the scale lowered
+        check_numbers(loss, penalty, norm, f"step {state.step + 1} of {settings.steps}")
         for group, peak in zip(state.optimizer.param_groups, state.peaks, strict=True):
             group["lr"] = peak * schedule_factor(state.step, settings.steps, settings.warmup_steps, settings.schedule)
         state.whole = False

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from . import latent_cache, samples, tensorboard
 from .adapters import ADAPTERS
-from .adapters.adapter import Adapter
 from .adapters.factors import Lora
 from .apply import tokens_on
 from .captions import step_prompts
@@ -24,13 +23,13 @@ from .loop import total_penalty, train_concept
 from .memory import no_room
 from .metadata import lora_metadata
 from .planning import check_fits, task_record, task_seed
-from .prompts import base_prompt
 from .recipes import adapter_name, build_methods
 from .samples import Draw, own_draw
 from .sequence import METHODS_STEM, ConceptSequence, TaskRecord
 from .settings import TrainSettings
 from .state import TrainState
 from .task import StepRecord, TrainedTask, step_rng
+from .trained import trained_task
 from .validation import is_due
 
 
@@ -75,48 +74,6 @@ def teach(
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise no_room(settings) from error
             raise
-
-
-def trained_task(
-    denoiser: Denoiser,
-    adapter: Adapter,
-    tokens: Mapping[str, TokenVectors],
-    earlier: ConceptSequence,
-    task: TaskRecord,
-    latents: Tensor,
-    masks: Tensor | None = None,
-    penalty: Callable[[], Tensor | None] = lambda: None,
-) -> TrainedTask:
-    """What the methods see of a task after its training.
-
-    Args:
-        denoiser: the view that carries the adapter.
-        adapter: as the training left it.
-        tokens: all up to the task's own.
-        earlier: the line before the task.
-        task: its record.
-        latents: x_0 of its images, [N, C, h, w].
-        masks: [N, 1, h, w] in 0..1, or None.
-        penalty: what the recipe adds to the loss.
-    """
-
-    def prompt(text: str) -> Conditioning:
-        with torch.no_grad():
-            return denoiser.encode_prompt(text, tokens)
-
-    before = earlier.tasks
-    return TrainedTask(
-        denoiser=denoiser,
-        latents=latents,
-        masks=masks,
-        base_prompt=prompt(base_prompt(task.settings["base_concept"], task.class_noun)),
-        prompt=prompt(task.prompt),
-        earlier_prompts=[prompt(record.prompt) for record in before],
-        adapter=adapter,
-        earlier_adapter=lambda j: adapter.state_of(earlier.adapter_files(before[j])),
-        penalty=penalty,
-        seed=task_seed(task),
-    )
 
 
 class _Training:
@@ -174,7 +131,8 @@ class _Training:
             self.seed,
             self.data.prior,
         )
-        self._validate(), self._draw()  # before the first step, or what an interruption left undone
+        self._validate()  # before the first step, or what an interruption left undone
+        self._draw()
         for record in steps:
             values = {**record.values, **self._validate()}
             self.on_step(replace(record, values=values, picture=self._draw()))

@@ -81,6 +81,15 @@ def test_an_emptied_cache_is_filled_again(tmp_path):
     assert images_encoded(tmp_path, seed=1) == 3 and file.read_bytes() == before
 
 
+@pytest.mark.parametrize("keep", [0, 4, 60, -1])
+def test_a_damaged_file_is_made_again(keep, tmp_path):
+    run(tmp_path)
+    (file,) = (tmp_path / "cache").iterdir()
+    before = file.read_bytes()
+    file.write_bytes(before[:keep])
+    assert images_encoded(tmp_path, seed=1) == 3 and file.read_bytes() == before
+
+
 def test_fingerprint_of_the_embedded_autoencoder(random_tiny_folder):
     base = TinyBase(random_tiny_folder)
     before = base.autoencoder_fingerprint()

@@ -17,7 +17,7 @@ from ..methods.ewc import EWC
 from ..sequence import ConceptSequence
 from ..settings import TrainSettings
 from ..task import TrainedTask
-from ..teach import trained_task
+from ..trained import trained_task
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,9 @@ def live_draw(model: Any, vae: Any, base: ComfyBase, settings: TrainSettings) ->
         )
         if settings.sample_with_vae:
             return to_pil(vae.decode(latents)[0].movedim(-1, 0))
-        preview: Image.Image = latent_preview.Latent2RGBPreviewer(
-            factors, latent_format.latent_rgb_factors_bias
-        ).decode_latent_to_preview(model.model.process_latent_in(latents))
+        bias, reshape = latent_format.latent_rgb_factors_bias, latent_format.latent_rgb_factors_reshape
+        rough = latent_preview.Latent2RGBPreviewer(factors, bias, reshape)
+        preview: Image.Image = rough.decode_latent_to_preview(model.model.process_latent_in(latents))
         return preview.resize((SCALE * shape[-1], SCALE * shape[-2]), Image.Resampling.BICUBIC)
 
     return draw

@@ -1,0 +1,55 @@
+"""A task after its training, as the methods and the evaluation see it."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from .adapters.adapter import Adapter
+from .denoiser import Conditioning, Denoiser, TokenVectors
+from .planning import task_seed
+from .prompts import base_prompt
+from .sequence import ConceptSequence, TaskRecord
+from .task import TrainedTask
+
+
+def trained_task(
+    denoiser: Denoiser,
+    adapter: Adapter,
+    tokens: Mapping[str, TokenVectors],
+    earlier: ConceptSequence,
+    task: TaskRecord,
+    latents: Tensor,
+    masks: Tensor | None = None,
+    penalty: Callable[[], Tensor | None] = lambda: None,
+) -> TrainedTask:
+    """What the methods see of a task after its training.
+
+    Args:
+        denoiser: the view that carries the adapter.
+        adapter: as the training left it.
+        tokens: all up to the task's own.
+        earlier: the line before the task.
+        task: its record.
+        latents: x_0 of its images, [N, C, h, w].
+        masks: [N, 1, h, w] in 0..1, or None.
+        penalty: what the recipe adds to the loss.
+    """
+
+    def prompt(text: str) -> Conditioning:
+        with torch.no_grad():
+            return denoiser.encode_prompt(text, tokens)
+
+    before = earlier.tasks
+    return TrainedTask(
+        denoiser=denoiser,
+        latents=latents,
+        masks=masks,
+        base_prompt=prompt(base_prompt(task.settings["base_concept"], task.class_noun)),
+        prompt=prompt(task.prompt),
+        earlier_prompts=[prompt(record.prompt) for record in before],
+        adapter=adapter,
+        earlier_adapter=lambda j: adapter.state_of(earlier.adapter_files(before[j])),
+        penalty=penalty,
+        seed=task_seed(task),
+    )
