@@ -12,7 +12,9 @@ from comfy import model_management
 from PIL import Image
 
 from ..trainer.errors import ContinualLoraError
-from ..trainer.sequence import MANIFEST
+from ..trainer.files import storing
+from ..trainer.manifest import MANIFEST
+from ..trainer.names import check_file_name, shown
 
 
 def sequences_folder() -> Path:
@@ -31,11 +33,7 @@ def sequence_root(name: str) -> Path:
     Raises:
         ContinualLoraError: a name that is not a plain file name.
     """
-    if not name.strip() or Path(name).name != name or name in (".", ".."):
-        raise ContinualLoraError(
-            'The name of a sequence should be a plain file name, such as "my pets".', f"It is `{name}`.", "Change it."
-        )
-    return sequences_folder() / name
+    return sequences_folder() / check_file_name(name, "sequence_name")
 
 
 def lora_names() -> list[str]:
@@ -44,8 +42,19 @@ def lora_names() -> list[str]:
 
 
 def lora_path(name: str) -> Path:
-    """The file of a LoRA that the host lists."""
-    return Path(folder_paths.get_full_path_or_raise("loras", name))
+    """The file of a LoRA that the host lists.
+
+    Raises:
+        ContinualLoraError: it lists none of this name.
+    """
+    path = folder_paths.get_full_path("loras", name) if name in lora_names() else None
+    if path is None:
+        raise ContinualLoraError(
+            '"existing_lora" should be a .safetensors file in the folder of LoRAs.',
+            f"There is no {shown(name)}.",
+            "Press R in ComfyUI and choose another.",
+        )
+    return Path(path)
 
 
 @contextmanager
@@ -78,7 +87,8 @@ def unused_path(folder: Path, stem: str, content: Callable[[Path], bool]) -> Pat
         stem: the wished name.
         content: tells of an existing file whether it is what would be written anyway.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     number, path = 1, folder / f"{stem}.safetensors"
     while path.exists() and not content(path):
         number += 1

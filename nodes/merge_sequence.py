@@ -12,6 +12,7 @@ from ..trainer.bases.comfyui.base import model_fingerprint
 from ..trainer.errors import ContinualLoraError
 from ..trainer.merging import MERGE_METHODS
 from ..trainer.merging.lines import merge_sequences
+from ..trainer.names import check_file_name
 from ..trainer.sequence import ConceptSequence as Sequence
 from .host import training_mode
 from .save_sequence import save_tensors
@@ -98,6 +99,7 @@ class MergeConceptSequence(io.ComfyNode):
         **more: Sequence,
     ) -> io.NodeOutput:
         """Merge, save, apply."""
+        check_file_name(filename, "filename")
         others = [more[name] for name in sorted(more) if more[name] is not None]
         with training_mode():
             sequence.check_base(model_fingerprint(model))
@@ -111,7 +113,7 @@ class MergeConceptSequence(io.ComfyNode):
                 seed=seed,
             )
         folder = Path(folder_paths.get_output_directory()) / "loras"
-        path = save_tensors(folder, Path(filename).name, merged.lora, merged.metadata)
+        path = save_tensors(folder, filename, merged.lora, merged.metadata)
         applied = apply_lora(model, merged.lora, 1.0), clip_with_tokens(clip, merged.tokens)
         return io.NodeOutput(merged.lora, *applied, str(path), ui={"text": [str(path)]})
 

@@ -9,10 +9,11 @@ from .adapters.lora import state_of
 from .concept import Concept
 from .denoiser import Denoiser
 from .errors import ContinualLoraError
+from .manifest import TaskRecord
 from .metadata import tensor_hash
 from .optimizers import check_optimizer
 from .recipes import adapter_name, build_methods
-from .sequence import ConceptSequence, TaskRecord, digest
+from .sequence import ConceptSequence, digest
 from .settings import TrainSettings
 
 # These change how a task is computed, not what comes out.

@@ -182,7 +182,9 @@ class TrainSettings:
 
 
 def check_limits(name: str, value: Any, limits: Any) -> None:  # noqa: ANN401
-    """Raise if `value` lies outside the limits of its field."""
+    """Raise if `value` lies outside the limits of its field, or is no number where it has limits."""
+    if "minimum" in limits and not isinstance(value, int | float):
+        raise ContinualLoraError(f'"{name}" should be a number.', f"It is {value!r}.", "Set it to one.")
     if "choices" in limits and value not in limits["choices"]:
         raise ContinualLoraError(
             f'"{name}" should be one of {", ".join(limits["choices"])}.', f"It is `{value}`.", "Choose one of them."

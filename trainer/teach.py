@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .adapters import ADAPTERS
@@ -16,14 +15,16 @@ from .augment import Pool, training_pool
 from .checkpointing import checkpoint_blocks
 from .concept import Concept, prepare
 from .denoiser import Conditioning, Denoiser, TokenVectors, encode_one_by_one
-from .files import write_tensors
+from .lock import writing
 from .loop import TrainState, total_penalty, train_concept
+from .manifest import TaskRecord
 from .metadata import lora_metadata
+from .partial import check_room, patiently, restore_partial, room_needed, save_partial
 from .planning import check_fits, task_record, task_seed
 from .prior import Prior, draw_prior
 from .prompts import base_prompt
 from .recipes import adapter_name, build_methods
-from .sequence import METHODS_STEM, ConceptSequence, TaskRecord
+from .sequence import METHODS_STEM, ConceptSequence
 from .settings import TrainSettings
 from .task import StepRecord, TrainedTask, step_rng
 
@@ -53,16 +54,19 @@ def teach(
     task = task_record(sequence, concept, settings, start)
     if done := sequence.find(task.key):
         return done
-    training = _Training(denoiser, concept, settings, sequence, task, on_step, start)
-    partial = sequence.partial_path(task.key)
-    if partial.exists():
-        training.state.load_state_dict(load_file(partial))
-    try:
-        return training.commit(training.run())
-    except BaseException:
-        if training.state.whole:  # else the last checkpoint stays what the training goes on from
-            write_tensors(partial, training.state.state_dict())
-        raise
+    with writing(sequence.root, f"teaching <{concept.token}>"):
+        if done := sequence.find(task.key):  # another run was faster
+            return done
+        training = _Training(denoiser, concept, settings, sequence, task, on_step, start)
+        check_room(sequence.root, room_needed(training.state, training.carried, training.num_pixels))
+        partial = sequence.partial_path(task.key)
+        restore_partial(partial, training.state)
+        try:
+            return training.commit(training.run())
+        except BaseException:
+            if training.state.whole:  # else the last checkpoint stays what the training goes on from
+                save_partial(partial, training.state)
+            raise
 
 
 def trained_task(
@@ -133,6 +137,7 @@ class _Training:
         pool = training_pool(concept, resolution, settings.flip, settings.rescale, rng)
         self.prompts, self.num_plain = pool.prompts, pool.num_plain
         self.latents, self.masks = _encode_pool(denoiser, pool)
+        self.num_pixels = len(concept.images) * resolution**2
         self.prior = self._draw_prior()  # before the adapter goes on from the earlier tasks: it adds nothing yet
         self.methods = build_methods(settings)
         # Also what this recipe's methods have no use for: a later task may take it up again.
@@ -168,7 +173,7 @@ class _Training:
         for record in steps:
             self.on_step(record)
             if record.step % settings.checkpoint_every == 0 or record.step == record.total:
-                write_tensors(partial, state.state_dict())
+                save_partial(partial, state)
         state.whole = False  # a consolidation that is interrupted starts over from the state at the last step
         trained = self._trained_task()
         reports: dict[str, float] = {}
@@ -198,7 +203,10 @@ class _Training:
         log = {"loss": state.losses, "penalty": state.penalties, "adapter_norm": state.norms}
         metadata = lora_metadata(self.denoiser, record, [t.token for t in self.sequence.tasks], tensors["lora"])
         images, _ = prepare(self.concept, self.settings.resolution or self.denoiser.resolution)
-        return self.sequence.commit(record, tensors, metadata, log, images)
+        return patiently(
+            lambda: self.sequence.commit(record, tensors, metadata, log, images),
+            lambda tries, most: self.on_step(StepRecord("waiting for the disk", tries, most, 0.0)),
+        )
 
     def _draw_prior(self) -> Prior | None:
         settings = self.settings

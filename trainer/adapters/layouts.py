@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..errors import ContinualLoraError
+from ..files import read_tensors
 from .factors import Lora, LoraFactors
 from .kohya import PREFIX, diffusers_name, diffusers_prefixes, kohya_key, kohya_prefixes, stems_to_kohya
 from .layers import CROSS_ATTENTION_KV, cross_attention_layers
@@ -29,8 +29,7 @@ PEFT_PREFIX = "base_model.model."
 
 def load_lora(path: Path, unet: nn.Module) -> Lora:
     """Read a LoRA file; see `read_lora`."""
-    with safe_open(path, "pt") as file:
-        return read_lora({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}, unet)  # noqa: SIM118
+    return read_lora(*read_tensors(path), unet)
 
 
 def read_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], unet: nn.Module) -> Lora:

@@ -11,7 +11,7 @@ from ..adapters.kohya import stems_from_kohya, stems_to_kohya
 from ..denoiser import TokenVectors
 from ..errors import ContinualLoraError
 from ..metadata import tensor_hash
-from ..sequence import ConceptSequence, read_metadata
+from ..sequence import ConceptSequence
 from . import merge
 
 
@@ -91,7 +91,7 @@ def _metadata(
     lines: list[ConceptSequence], lora: Mapping[str, Tensor], tokens: list[str], method: str
 ) -> dict[str, str]:
     first = lines[0]
-    kept = read_metadata(first.folder(first.tasks[-1]) / "lora.safetensors")
+    kept = first.lora_metadata(first.tasks[-1])
     ranks = {len(value) for key, value in lora.items() if key.endswith("lora_down.weight")}
     names = [f"<{token}>" for token in tokens]
     return {
