@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import ContinualLoraError
 from ..files import read_tensors
 from .factors import Lora, LoraFactors
-from .kohya import PREFIX, diffusers_name, diffusers_prefixes, kohya_key, kohya_prefixes, stems_to_kohya
+from .kohya import PREFIX, check_factors, diffusers_name, diffusers_prefixes, kohya_key, kohya_prefixes, stems_to_kohya
 from .layers import CROSS_ATTENTION_KV, cross_attention_layers
 
 LAYOUTS = ("kohya", "comfyui", "diffusers", "peft")
@@ -80,6 +80,14 @@ def read_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], unet: 
             )
         down, up = parts["down"].float(), parts["up"].float()
         own = float(parts["alpha"]) if "alpha" in parts else len(down) if alpha is None else alpha
+        check_factors(layer, parts["down"], parts["up"], own)
+        shape = unet.get_parameter(f"{layer}.weight").shape
+        if (len(up), down.shape[1]) != tuple(shape):
+            raise ContinualLoraError(
+                f"The LoRA should change the weight of `{layer}`, {list(shape)}.",
+                f"It changes one of the shape {[len(up), down.shape[1]]}.",
+                "Use a LoRA of the same kind of model.",
+            )
         lora[layer] = LoraFactors(down, up, own)
     return lora
 
@@ -166,5 +174,12 @@ def _split(key: str) -> tuple[str, str]:
 def _alpha_of(metadata: Mapping[str, str]) -> float | None:
     if METADATA_KEY not in metadata:
         return None
-    alpha = json.loads(metadata[METADATA_KEY]).get(f"{METADATA_PREFIX}lora_alpha")
-    return None if alpha is None else float(alpha)
+    try:
+        alpha = json.loads(metadata[METADATA_KEY]).get(f"{METADATA_PREFIX}lora_alpha")
+        return None if alpha is None else float(alpha)
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ContinualLoraError(
+            f"`{METADATA_KEY}` in the metadata of the LoRA should be a table with the number of its alpha.",
+            f"It is another text: {error}.",
+            "Save or download the LoRA again.",
+        ) from error

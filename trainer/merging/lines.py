@@ -68,6 +68,12 @@ def merge_sequences(
         )
     tokens = _all_tokens(sequences)
     loras = [stems_from_kohya(line.lora(line.tasks[-1])) for line in lines]
+    if not all(loras):
+        raise ContinualLoraError(
+            "Each merged task should have a LoRA.",
+            "One has learned only its word, by textual_inversion.",
+            "Use a sequence of one of the LoRA recipes.",
+        )
     rng = torch.Generator().manual_seed(seed)
     lora = stems_to_kohya(merge(method, loras, weights, rank=rank, density=density, rng=rng))
     return MergedSequences(lora, _metadata(lines, lora, list(tokens), method), tokens)
