@@ -15,6 +15,7 @@ from ..trainer.errors import ContinualLoraError
 from ..trainer.files import storing
 from ..trainer.manifest import MANIFEST
 from ..trainer.names import check_file_name, shown
+from ..trainer.settings import check_kind, check_limits
 
 
 def sequences_folder() -> Path:
@@ -55,6 +56,31 @@ def lora_path(name: str) -> Path:
             "Press R in ComfyUI and choose another.",
         )
     return Path(path)
+
+
+def check_widgets(node: Any, **values: Any) -> None:
+    """Hold values to what the node's widgets allow; the host does not, where a link brings them.
+
+    Args:
+        node: its schema has the limits, the steps and the choices.
+        values: by the input's name.
+
+    Raises:
+        ContinualLoraError: names the input, what it takes, and the value.
+    """
+    for item in node.define_schema().inputs:
+        if item.id not in values:
+            continue
+        value, options = values[item.id], getattr(item, "options", None)
+        if options:
+            check_limits(item.id, value, {"choices": options})
+            continue
+        check_kind(item.id, value, item.default)
+        check_limits(item.id, value, {"minimum": item.min, "maximum": item.max})
+        if isinstance(item.default, int) and value % (item.step or 1):
+            raise ContinualLoraError(
+                f'"{item.id}" should be a multiple of {item.step}.', f"It is {value}.", "Round it to one."
+            )
 
 
 @contextmanager

@@ -204,13 +204,21 @@ def _make(sources: dict[str, tuple[Tensor, Tensor | None]], captions: list[str],
 
 
 def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+        visible = [file for file in folder.iterdir() if not file.name.startswith(".")] if there else []
+    except OSError as error:
+        raise ContinualLoraError(
+            "Expected a folder with images of the concept.",
+            f"{shown(str(folder))} cannot be read: {error.strerror}.",
+            "Check the path, and whether you may read the folder.",
+        ) from error
+    if not there:
         raise ContinualLoraError(
             "Expected a folder with images of the concept.",
             f'There is no folder "{folder}".',
             "Check the path, or create the folder and put the images into it.",
         )
-    visible = [file for file in folder.iterdir() if not file.name.startswith(".")]
     files = sorted((file for file in visible if file.suffix.lower() in SUFFIXES), key=lambda file: file.name)
     if not files:
         raise ContinualLoraError(
@@ -225,9 +233,11 @@ def _caption(file: Path) -> str:
     text = file.with_suffix(".txt")
     try:
         return " ".join(text.read_text(encoding="utf-8-sig").split()) if text.is_file() else ""
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, OSError) as error:
         raise ContinualLoraError(
-            "A caption file must be text in UTF-8.", f'"{text.name}" is not.', "Save it again with the encoding UTF-8."
+            "A caption file must be text in UTF-8.",
+            f'"{text.name}" is not: {error}.',
+            "Save it again with the encoding UTF-8.",
         ) from error
 
 

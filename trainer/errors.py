@@ -13,7 +13,8 @@ class ContinualLoraError(ValueError):
     """
 
     def __init__(self, expected: str, came: str, do: str) -> None:
-        super().__init__(f"{expected} {came} {do}")
+        # Half a character, which broken JSON brings, could not be printed or sent to the page.
+        super().__init__(f"{expected} {came} {do}".encode(errors="backslashreplace").decode())
 
 
 class StorageError(ContinualLoraError):

@@ -6,11 +6,12 @@ from typing import Any
 from .adapters.factors import Lora
 from .adapters.layers import cross_attention_layers
 from .adapters.lora import state_of
-from .concept import Concept
+from .concept import MAX_PROMPT, Concept
 from .denoiser import Denoiser
 from .errors import ContinualLoraError
 from .manifest import TaskRecord
 from .metadata import tensor_hash
+from .names import check_words
 from .optimizers import check_optimizer
 from .recipes import adapter_name, build_methods
 from .sequence import ConceptSequence, digest
@@ -70,6 +71,7 @@ def check_fits(
     sequence.check_base(denoiser.fingerprint)
     cross_attention_layers(denoiser.unet)
     build_methods(settings)
+    check_words(settings.base_concept, "base_concept", MAX_PROMPT)
     check_optimizer(settings, denoiser.device)
     adapter = adapter_name(settings.recipe, settings.adapter)
     if adapter == "token_only" and settings.token_learning_rate == 0:

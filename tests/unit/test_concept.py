@@ -350,7 +350,7 @@ def test_caption_that_is_not_utf_8(tmp_path):
     (tmp_path / "a.txt").write_bytes("caf\u00e9".encode("latin-1"))
     fails(
         "A caption file must be text in UTF-8.",
-        '"a.txt" is not.',
+        '"a.txt" is not: ',
         "Save it again",
         lambda: load_concept(tmp_path, **WORDS),
     )

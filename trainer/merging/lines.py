@@ -58,6 +58,14 @@ def merge_sequences(
     first, *others = sequences
     for other in others:
         other.check_base(first.base)
+    if any(number < 1 for number in tasks):
+        raise ContinualLoraError(
+            '"tasks" should count the concepts of the first sequence from 1.',
+            f"{min(tasks)} is among them.",
+            f"Write numbers from 1 to {len(first.tasks)}, or leave it empty for the newest.",
+        )
+    if not 0 <= seed < 1 << 63:
+        raise ContinualLoraError('"seed" should be from 0 to 2^63 - 1.', f"It is {seed}.", "Choose another.")
     lines = [*([first.up_to(number) for number in tasks] or [first]), *others]
     weights = strengths or [1.0 if others else 1 / len(lines)] * len(lines)
     if len(weights) != len(lines):
