@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,10 @@ class ConceptSequence:
         path = self._checked(task, LOG)
         try:
             loaded: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._damaged(task, LOG, f"It cannot be read: {error}.") from error
+        if not isinstance(loaded, dict) or not isinstance(loaded.get("loss"), list):
+            raise self._damaged(task, LOG, "It holds no list of losses.")
         return loaded
 
     def _token(self, task: TaskRecord) -> TokenVectors:
@@ -185,8 +188,10 @@ class ConceptSequence:
         path, written = self.folder(task) / name, task.files.get(name, "")
         if not path.is_file():
             raise self._damaged(task, name, "It is missing.")
-        with storing(path):
+        try:
             changed = written and sha256_of(path) != written
+        except OSError as error:
+            raise self._damaged(task, name, f"It cannot be read: {error.strerror}.") from error
         if changed:
             raise self._damaged(task, name, "Its bytes are others: the disk damaged it, or something wrote to it.")
         return path
@@ -273,7 +278,7 @@ class ConceptSequence:
         manifest["tasks"][task.key] = asdict(task)
         write_json(self.root / COPY, manifest)  # for the day on which the disk damages the other one
         write_json(self.root / MANIFEST, manifest)
-        with storing(self.partial_path(task.key)):
+        with suppress(OSError):  # the task is found before its state is looked for
             self.partial_path(task.key).unlink(missing_ok=True)
         return replace(self, head=task.key)
 

@@ -151,20 +151,26 @@ def batches() -> Any:
     return st.builds(torch.full, shapes, st.floats(width=32))
 
 
+def mostly(*good: Any, bad: Any) -> Any:
+    """One of the good values seven times out of eight, else a bad one."""
+    return st.sampled_from(range(8)).flatmap(lambda number: st.sampled_from(good) if number else bad)
+
+
 def light(things: Things) -> Iterator[tuple[str, Any]]:
     """Inputs of the nodes that neither train nor draw."""
-    lines = st.sampled_from([things.line] * 9 + things.damaged)
+    lines = mostly(things.line, bad=st.sampled_from(things.damaged))
     patched = just({name: things.models[name] for name in ("model", "clip")})
-    folders = ["bundled: fox", "pets", "(use the images input)", "bundled: ../x", "/etc"]
     yield (
         "LoadConceptImages",
         st.fixed_dictionaries(
             {
-                "folder": st.sampled_from(folders) | names,
-                "token": st.sampled_from(["fox", "<fox>"]) | names,
-                "class_noun": st.just("animal") | names,
-                "prompt": st.just("a <{token}>") | names,
-                "name": names,
+                "folder": mostly(
+                    "bundled: fox", "(use the images input)", bad=names | st.sampled_from(["pets", "/etc"])
+                ),
+                "token": mostly("fox", "<fox>", bad=names),
+                "class_noun": mostly("animal", bad=names),
+                "prompt": mostly("a <{token}>", bad=names),
+                "name": mostly("", "\N{FOX FACE}", bad=names),
                 "alpha": st.sampled_from(["composite", "mask"]),
                 "images": st.none() | batches(),
             }
@@ -177,13 +183,13 @@ def light(things: Things) -> Iterator[tuple[str, Any]]:
             {
                 **patched,
                 "sequence": lines,
-                "tasks": st.sampled_from(["", "1", "1, 2", "0", "3", "-1", "1.5"]) | names,
-                "strengths": st.sampled_from(["", "1", "1 0.5", "nan", "1e999 1"]) | names,
-                "method": st.sampled_from(["cat", "svd", "linear", "ties", "dare_ties"]) | names,
-                "rank": st.sampled_from([0, 1]) | whole,
-                "density": st.just(0.5) | real,
-                "seed": st.just(0) | whole,
-                "filename": st.just("merged") | names,
+                "tasks": mostly("", "1", "1, 2", bad=names | st.sampled_from(["0", "3", "-1", "1.5"])),
+                "strengths": mostly("", bad=names | st.sampled_from(["1", "1 0.5", "nan", "1e999 1"])),
+                "method": mostly("cat", "svd", "linear", "ties", "dare_ties", bad=names),
+                "rank": mostly(0, 1, bad=whole),
+                "density": mostly(0.5, bad=real),
+                "seed": mostly(0, bad=whole),
+                "filename": mostly("merged", bad=names),
                 "sequence_2": st.none() | lines,
             }
         ),
@@ -191,12 +197,12 @@ def light(things: Things) -> Iterator[tuple[str, Any]]:
     yield (
         "ApplyConceptSequence",
         st.fixed_dictionaries(
-            {**patched, "sequence": lines, "up_to_task": st.integers(-1, 3) | whole, "strength": st.just(1.0) | real}
+            {**patched, "sequence": lines, "up_to_task": mostly(0, 1, 2, bad=whole), "strength": mostly(1.0, bad=real)}
         ),
     )
     known = ["pets", "pets / x", "damaged 1", "damaged 7", "damaged 8", "..", "damaged 8 / y", ""]
-    yield "LoadConceptSequence", st.fixed_dictionaries({"sequence_name": st.sampled_from(known) | names})
-    yield "SaveConceptSequence", st.fixed_dictionaries({"sequence": lines, "filename": st.just("mine") | names})
+    yield "LoadConceptSequence", st.fixed_dictionaries({"sequence_name": mostly(*known, bad=names)})
+    yield "SaveConceptSequence", st.fixed_dictionaries({"sequence": lines, "filename": mostly("mine", bad=names)})
 
 
 def advanced_options() -> Any:

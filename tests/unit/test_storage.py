@@ -263,3 +263,14 @@ def test_half_a_character_is_refused_before_the_training_not_at_its_end():
     with pytest.raises(ContinualLoraError, match='"class_noun" should be readable text'):
         toy_concept("fox", noun="\ud83d")
     assert torch.is_tensor(toy_concept("fox", noun="\N{FOX FACE}").images[0])
+
+
+def test_a_state_that_cannot_be_removed_does_no_harm(tmp_path, monkeypatch):
+    def refuse(path, missing_ok=False):
+        raise PermissionError(errno.EACCES, "used by another process")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        line = add(tmp_path / "pets")
+    assert len(list((tmp_path / "pets" / "partial").iterdir())) == 1 and not list(tmp_path.rglob("*.damaged"))
+    assert add(tmp_path / "pets") == line
