@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from ..trainer.settings import TrainSettings
 from .setting_inputs import setting_inputs
 from .sockets import CATEGORY, Options
 
@@ -25,5 +26,6 @@ class TrainOptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        """Pass the values on."""
+        """Check the values and pass them on."""
+        TrainSettings(**values)  # an error here names this node, not the training
         return io.NodeOutput(values)

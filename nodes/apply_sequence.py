@@ -7,7 +7,7 @@ from comfy_api.v0_0_2 import io
 from ..trainer.bases.comfyui.apply import apply_lora, clip_with_tokens
 from ..trainer.bases.comfyui.base import model_fingerprint
 from ..trainer.sequence import ConceptSequence as Sequence
-from .host import training_mode
+from .host import check_widgets, training_mode
 from .sockets import CATEGORY, ConceptSequence
 
 
@@ -46,6 +46,7 @@ class ApplyConceptSequence(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, sequence: Sequence, up_to_task: int, strength: float) -> io.NodeOutput:
         """Cut the line, check the base, apply."""
+        check_widgets(cls, up_to_task=up_to_task, strength=strength)
         line = sequence.up_to(up_to_task) if up_to_task else sequence
         with training_mode():
             line.check_base(model_fingerprint(model))

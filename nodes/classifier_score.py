@@ -10,12 +10,13 @@ from PIL import Image
 from ..trainer.apply import apply_sequence
 from ..trainer.bases.comfyui.base import ComfyBase
 from ..trainer.classifier import candidate_prompts, classify
-from ..trainer.concept import concept_from_batch, prepare
+from ..trainer.concept import MAX_PROMPT, concept_from_batch, prepare
 from ..trainer.denoiser import encode_one_by_one
 from ..trainer.images import to_pil
+from ..trainer.names import check_words
 from ..trainer.plots import bar_chart_grid
 from ..trainer.sequence import ConceptSequence as Sequence
-from .host import Progress, image_batch, training_mode
+from .host import Progress, check_widgets, image_batch, training_mode
 from .sockets import CATEGORY, ConceptSequence
 
 THUMBNAIL = 96
@@ -95,6 +96,8 @@ class DiffusionClassifierScore(io.ComfyNode):
         sequence: Sequence | None = None,
     ) -> io.NodeOutput:
         """Encode once, classify, draw."""
+        check_widgets(cls, trials=trials, temperature=temperature, seed=seed, resolution=resolution)
+        check_words(prompts, "prompts", MAX_PROMPT)
         taught = [task.prompt for task in sequence.tasks] if sequence else []
         candidates = candidate_prompts(taught, prompts.splitlines())
         progress = Progress()

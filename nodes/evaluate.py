@@ -14,7 +14,7 @@ from ..trainer.metrics.features.clip_vision import HostClipVision
 from ..trainer.metrics.features.efficientnet import EfficientNetLite0
 from ..trainer.metrics.features.open_clip import OpenClip
 from ..trainer.sequence import ConceptSequence as Sequence
-from .host import Progress, image_batch, training_mode
+from .host import Progress, check_widgets, image_batch, training_mode
 from .sockets import CATEGORY, ConceptSequence
 
 
@@ -116,6 +116,9 @@ class EvaluateConceptSequence(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         """Check, draw, measure, write."""
+        widgets = {"images": images, "seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name}
+        widgets |= {"scheduler": scheduler, "resolution": resolution, "dc_trials": dc_trials}
+        check_widgets(cls, **widgets, spectrum_draws=spectrum_draws)
         encoder: FeatureEncoder
         if clip_vision is not None:
             encoder = HostClipVision(clip_vision)

@@ -12,7 +12,10 @@ from comfy import model_management
 from PIL import Image
 
 from ..trainer.errors import ContinualLoraError
-from ..trainer.sequence import MANIFEST
+from ..trainer.files import storing
+from ..trainer.manifest import MANIFEST
+from ..trainer.names import check_file_name, shown
+from ..trainer.settings import check_kind, check_limits
 
 PREVIEW_SIDE = 512
 
@@ -33,11 +36,7 @@ def sequence_root(name: str) -> Path:
     Raises:
         ContinualLoraError: a name that is not a plain file name.
     """
-    if not name.strip() or Path(name).name != name or name in (".", ".."):
-        raise ContinualLoraError(
-            'The name of a sequence should be a plain file name, such as "my pets".', f"It is `{name}`.", "Change it."
-        )
-    return sequences_folder() / name
+    return sequences_folder() / check_file_name(name, "sequence_name")
 
 
 def lora_names() -> list[str]:
@@ -46,8 +45,44 @@ def lora_names() -> list[str]:
 
 
 def lora_path(name: str) -> Path:
-    """The file of a LoRA that the host lists."""
-    return Path(folder_paths.get_full_path_or_raise("loras", name))
+    """The file of a LoRA that the host lists.
+
+    Raises:
+        ContinualLoraError: it lists none of this name.
+    """
+    path = folder_paths.get_full_path("loras", name) if name in lora_names() else None
+    if path is None:
+        raise ContinualLoraError(
+            '"existing_lora" should be a .safetensors file in the folder of LoRAs.',
+            f"There is no {shown(name)}.",
+            "Press R in ComfyUI and choose another.",
+        )
+    return Path(path)
+
+
+def check_widgets(node: Any, **values: Any) -> None:
+    """Hold values to what the node's widgets allow; the host does not, where a link brings them.
+
+    Args:
+        node: its schema has the limits, the steps and the choices.
+        values: by the input's name.
+
+    Raises:
+        ContinualLoraError: names the input, what it takes, and the value.
+    """
+    for item in node.define_schema().inputs:
+        if item.id not in values:
+            continue
+        value, options = values[item.id], getattr(item, "options", None)
+        if options:
+            check_limits(item.id, value, {"choices": options})
+            continue
+        check_kind(item.id, value, item.default)
+        check_limits(item.id, value, {"minimum": item.min, "maximum": item.max})
+        if isinstance(item.default, int) and value % (item.step or 1):
+            raise ContinualLoraError(
+                f'"{item.id}" should be a multiple of {item.step}.', f"It is {value}.", "Round it to one."
+            )
 
 
 @contextmanager
@@ -85,7 +120,8 @@ def unused_path(folder: Path, stem: str, content: Callable[[Path], bool]) -> Pat
         stem: the wished name.
         content: tells of an existing file whether it is what would be written anyway.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     number, path = 1, folder / f"{stem}.safetensors"
     while path.exists() and not content(path):
         number += 1

@@ -10,6 +10,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..trainer.concept import SUFFIXES, TEMPLATE, concept_from_batch, load_concept, prepare
 from ..trainer.errors import ContinualLoraError
+from ..trainer.names import check_file_name, is_text, shown
 from .sockets import CATEGORY, Concept
 
 NONE = "(use the images input)"
@@ -27,10 +28,21 @@ def image_folders() -> list[str]:
 
 
 def image_folder(choice: str) -> Path:
-    """The folder behind a choice of the drop-down."""
+    """The folder behind a choice of the drop-down.
+
+    Raises:
+        ContinualLoraError: it leads out of ComfyUI's input.
+    """
     if choice.startswith(BUNDLED):
-        return SAMPLES / choice.removeprefix(BUNDLED)
-    return Path(folder_paths.get_input_directory(), choice)
+        return SAMPLES / check_file_name(choice.removeprefix(BUNDLED), "folder")
+    path = Path(choice)
+    if path.anchor or ".." in path.parts or not path.parts or not is_text(choice) or "\0" in choice:
+        raise ContinualLoraError(
+            '"folder" should be a folder below ComfyUI\'s input, such as "pets/rex".',
+            f"It is {shown(choice)}.",
+            "Choose one of the list; press R in ComfyUI to look again.",
+        )
+    return Path(folder_paths.get_input_directory()) / path
 
 
 class LoadConceptImages(io.ComfyNode):

@@ -5,9 +5,11 @@ import logging
 from comfy_api.v0_0_2 import io
 
 from ..trainer.errors import ContinualLoraError
-from ..trainer.sequence import MANIFEST, lines_on_disk
+from ..trainer.manifest import MANIFEST
+from ..trainer.names import shown
 from ..trainer.sequence import ConceptSequence as Sequence
-from .host import sequence_names, sequence_root
+from ..trainer.sequence import lines_on_disk
+from .host import sequence_names, sequence_root, sequences_folder
 from .sockets import CATEGORY, ConceptSequence
 
 NONE = "(none on disk yet)"
@@ -19,8 +21,8 @@ def choices() -> dict[str, Sequence]:
     found: dict[str, Sequence] = {}
     for name in sequence_names():
         try:
-            newest, *branches = lines_on_disk(sequence_root(name))
-        except (ContinualLoraError, ValueError, KeyError) as error:
+            newest, *branches = lines_on_disk(sequences_folder() / name)
+        except ContinualLoraError as error:
             log.warning("The concept sequence `%s` is left out of the list: %s", name, error)
             continue
         found[name] = newest
@@ -61,10 +63,13 @@ class LoadConceptSequence(io.ComfyNode):
     def execute(cls, sequence_name: str) -> io.NodeOutput:
         """Open the chosen line."""
         found = choices()
+        name = sequence_name.split(" / ", maxsplit=1)[0]
+        if sequence_name not in found and name in sequence_names():
+            lines_on_disk(sequences_folder() / name)  # says what is wrong with it
         if sequence_name not in found:
             raise ContinualLoraError(
                 '"sequence_name" should be a sequence in output/continual_lora.',
-                f"There is no `{sequence_name}`.",
+                f"There is no {shown(sequence_name)}.",
                 "Train one with Train Continual LoRA, or press R and choose another.",
             )
         line = found[sequence_name]

@@ -12,8 +12,9 @@ from ..trainer.bases.comfyui.base import model_fingerprint
 from ..trainer.errors import ContinualLoraError
 from ..trainer.merging import MERGE_METHODS
 from ..trainer.merging.lines import merge_sequences
+from ..trainer.names import check_file_name, shown
 from ..trainer.sequence import ConceptSequence as Sequence
-from .host import training_mode
+from .host import check_widgets, training_mode
 from .save_sequence import save_tensors
 from .sockets import CATEGORY, ConceptSequence
 
@@ -98,6 +99,8 @@ class MergeConceptSequence(io.ComfyNode):
         **more: Sequence,
     ) -> io.NodeOutput:
         """Merge, save, apply."""
+        check_file_name(filename, "filename")
+        check_widgets(cls, method=method, rank=rank, density=density, seed=seed)
         others = [more[name] for name in sorted(more) if more[name] is not None]
         with training_mode():
             sequence.check_base(model_fingerprint(model))
@@ -111,7 +114,7 @@ class MergeConceptSequence(io.ComfyNode):
                 seed=seed,
             )
         folder = Path(folder_paths.get_output_directory()) / "loras"
-        path = save_tensors(folder, Path(filename).name, merged.lora, merged.metadata)
+        path = save_tensors(folder, filename, merged.lora, merged.metadata)
         applied = apply_lora(model, merged.lora, 1.0), clip_with_tokens(clip, merged.tokens)
         return io.NodeOutput(merged.lora, *applied, str(path), ui={"text": [str(path)]})
 
@@ -121,5 +124,5 @@ def _numbers(text: str, name: str, kind: Callable[[str], Any]) -> list[Any]:
         return [kind(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
         raise ContinualLoraError(
-            f'"{name}" should be numbers with commas between them.', f"It is `{text}`.", "Correct it."
+            f'"{name}" should be numbers with commas between them.', f"It is {shown(text)}.", "Correct it."
         ) from error

@@ -5,13 +5,12 @@ from typing import Any
 
 import folder_paths
 from comfy_api.v0_0_2 import io
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import equal
 
-from ..trainer.files import write_tensors
+from ..trainer.errors import ContinualLoraError
+from ..trainer.files import read_tensors, write_tensors
+from ..trainer.names import check_file_name
 from ..trainer.sequence import ConceptSequence as Sequence
-from ..trainer.sequence import read_metadata
 from .host import unused_path
 from .sockets import CATEGORY, ConceptSequence
 
@@ -20,9 +19,11 @@ def save_tensors(folder: Path, stem: str, tensors: dict[str, Any], metadata: dic
     """Write a safetensors file; a file of another content is never overwritten, the same content is found again."""
 
     def same(path: Path) -> bool:
-        with safe_open(path, "pt") as file:
-            known = set(file.keys()) == set(tensors) and (file.metadata() or {}) == metadata
-        return known and all(equal(value, tensors[key]) for key, value in load_file(path).items())
+        try:
+            stored, own = read_tensors(path)
+        except ContinualLoraError:  # not ours, and not to be written over
+            return False
+        return own == metadata and stored.keys() == tensors.keys() and all(equal(stored[k], tensors[k]) for k in stored)
 
     path = unused_path(folder, stem, same)
     if not path.exists():
@@ -58,12 +59,12 @@ class SaveConceptSequence(io.ComfyNode):
     @classmethod
     def execute(cls, sequence: Sequence, filename: str) -> io.NodeOutput:
         """Write what is not there yet."""
+        check_file_name(filename, "filename")
         task = sequence.tasks[-1]
         saved = []
         if tensors := sequence.lora(task):  # else only tokens were taught
-            metadata = read_metadata(sequence.folder(task) / "lora.safetensors")
             lora_folder = Path(folder_paths.get_output_directory()) / "loras"
-            saved.append(str(save_tensors(lora_folder, Path(filename).name, tensors, metadata)))
+            saved.append(str(save_tensors(lora_folder, filename, tensors, sequence.lora_metadata(task))))
         embeddings = Path(folder_paths.get_folder_paths("embeddings")[0])
         names = []
         for token, vectors in sequence.tokens().items():

@@ -5,6 +5,7 @@ import torch
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter
 from .denoiser import Denoiser, TokenVectors
+from .errors import ContinualLoraError
 from .recipes import adapter_name
 from .sequence import ConceptSequence
 
@@ -32,8 +33,14 @@ def attach(denoiser: Denoiser, sequence: ConceptSequence) -> tuple[Adapter, dict
     """
     sequence.check_base(denoiser.fingerprint)
     newest = sequence.tasks[-1]
-    kind = ADAPTERS[adapter_name(newest.recipe, newest.adapter)]
-    adapter = kind(denoiser.unet, newest.rank, newest.alpha, torch.Generator().manual_seed(0))
+    name = adapter_name(newest.recipe, newest.adapter)
+    if name not in ADAPTERS:
+        raise ContinualLoraError(
+            f'"{sequence.root.name}" should hold an adapter of this version ({", ".join(sorted(ADAPTERS))}).',
+            f"It holds `{name}`.",
+            "Update Continual LoRA, or undo what was changed in manifest.json.",
+        )
+    adapter = ADAPTERS[name](denoiser.unet, newest.rank, newest.alpha, torch.Generator().manual_seed(0))
     adapter.go_on_from(sequence.adapter_files(newest))
     return adapter, tokens_on(denoiser.device, sequence)
 

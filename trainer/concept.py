@@ -10,13 +10,14 @@ from torch import Tensor
 
 from .errors import ContinualLoraError
 from .images import Alpha, Color, decode, fit, shrink, split_alpha
+from .names import check_words, is_reserved, shown
 
 TEMPLATE = "photo of a <{token}> {class_noun}"
 WHITE: Color = (1.0, 1.0, 1.0)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MIN_SIDE = 8
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_RESERVED = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # never a file name on Windows
+MAX_PROMPT = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,11 @@ class Concept:
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.masks) == len(self.captions) == len(self.digests) > 0
         check_token(self.token)
+        check_words(self.name, "name")
+        check_words(self.class_noun, "class_noun")
+        check_words(self.template, "prompt", MAX_PROMPT)
+        for caption in self.captions:
+            check_words(caption, "caption", MAX_PROMPT)
         if not self.class_noun.strip():
             raise ContinualLoraError(
                 f'Concept "{self.name}" needs a class noun.',
@@ -80,10 +86,10 @@ class Concept:
 
 def check_token(token: str) -> None:
     """Raise unless `token` can be both a word in a prompt and a file name."""
-    if not _TOKEN.fullmatch(token) or _RESERVED.fullmatch(token):
+    if not _TOKEN.fullmatch(token) or is_reserved(token):
         raise ContinualLoraError(
             "A token is 1 to 64 characters long, each a letter A to Z, a digit, - or _, and a valid file name.",
-            f'It is "{token}".',
+            f"It is {shown(token)}.",
             'Set "token" to a made-up word such as "my-fox".',
         )
 
@@ -199,13 +205,21 @@ def _make(sources: dict[str, tuple[Tensor, Tensor | None]], captions: list[str],
 
 
 def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+        visible = [file for file in folder.iterdir() if not file.name.startswith(".")] if there else []
+    except OSError as error:
+        raise ContinualLoraError(
+            "Expected a folder with images of the concept.",
+            f"{shown(str(folder))} cannot be read: {error.strerror}.",
+            "Check the path, and whether you may read the folder.",
+        ) from error
+    if not there:
         raise ContinualLoraError(
             "Expected a folder with images of the concept.",
             f'There is no folder "{folder}".',
             "Check the path, or create the folder and put the images into it.",
         )
-    visible = [file for file in folder.iterdir() if not file.name.startswith(".")]
     files = sorted((file for file in visible if file.suffix.lower() in SUFFIXES), key=lambda file: file.name)
     if not files:
         raise ContinualLoraError(
@@ -220,9 +234,11 @@ def _caption(file: Path) -> str:
     text = file.with_suffix(".txt")
     try:
         return " ".join(text.read_text(encoding="utf-8-sig").split()) if text.is_file() else ""
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, OSError) as error:
         raise ContinualLoraError(
-            "A caption file must be text in UTF-8.", f'"{text.name}" is not.', "Save it again with the encoding UTF-8."
+            "A caption file must be text in UTF-8.",
+            f'"{text.name}" is not: {error}.',
+            "Save it again with the encoding UTF-8.",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The one error of the pack that is meant for the user to read."""
+"""The errors of the pack that are meant for the user to read."""
 
 
 class ContinualLoraError(ValueError):
@@ -13,4 +13,9 @@ class ContinualLoraError(ValueError):
     """
 
     def __init__(self, expected: str, came: str, do: str) -> None:
-        super().__init__(f"{expected} {came} {do}")
+        # Half a character, which broken JSON brings, could not be printed or sent to the page.
+        super().__init__(f"{expected} {came} {do}".encode(errors="backslashreplace").decode())
+
+
+class StorageError(ContinualLoraError):
+    """The disk refused: it is full, may not be written, or cannot hold the name."""

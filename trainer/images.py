@@ -33,6 +33,20 @@ def decode(file: Path) -> Tensor:
     return torch.from_numpy(np.array(image.convert(mode), dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
 
 
+def decode_all(files: list[Path]) -> Tensor:
+    """Pictures of one size, without their transparency, [N, 3, H, W] in 0..1."""
+    images = [decode(file)[:3] for file in files]
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            height, width = images[0].shape[-2:]
+            raise ContinualLoraError(
+                f"`{file}` should be of the size of its neighbors, {width} x {height}.",
+                f"It is {image.shape[-1]} x {image.shape[-2]}.",
+                "Put it back as it was, or move its folder away.",
+            )
+    return torch.stack(images)
+
+
 def to_pil(image: Tensor) -> Image.Image:
     """[3, H, W] in 0..1 as a picture."""
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())

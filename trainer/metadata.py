@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .sequence import TaskRecord
+from .manifest import TaskRecord
 
 
 def lora_metadata(

@@ -6,15 +6,17 @@ from typing import Any
 from .adapters.factors import Lora
 from .adapters.layers import cross_attention_layers
 from .adapters.lora import state_of
-from .concept import Concept
+from .concept import MAX_PROMPT, Concept
 from .denoiser import Denoiser
 from .errors import ContinualLoraError
 from .losses.min_snr import check_min_snr
+from .manifest import TaskRecord
 from .metadata import tensor_hash
+from .names import check_words
 from .optimizers import check_optimizer
 from .precision import check_precision
 from .recipes import adapter_name, build_methods
-from .sequence import ConceptSequence, TaskRecord, digest
+from .sequence import ConceptSequence, digest
 from .settings import TrainSettings
 from .tensorboard import writer_class
 from .validation import num_held_back, split_off
@@ -83,6 +85,7 @@ def check_fits(
     sequence.check_base(denoiser.fingerprint)
     cross_attention_layers(denoiser.unet)
     build_methods(settings)
+    check_words(settings.base_concept, "base_concept", MAX_PROMPT)
     check_optimizer(settings, denoiser.device)
     check_precision(settings.mixed_precision, denoiser.device)
     check_min_snr(settings.min_snr_gamma, denoiser)

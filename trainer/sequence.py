@@ -1,6 +1,6 @@
 """What is carried from concept to concept, on disk and safe against a crash.
 
-    <sequence>/manifest.json                the tasks by key, each with its parent; written last
+    <sequence>/manifest.json                the tasks by key, each with its parent; written last, after its copy
     <sequence>/tasks/01-fox-3fa2.../        lora.safetensors, embeddings/, methods.safetensors, log.json, images/
     <sequence>/partial/<key>.safetensors    the state of a training that was interrupted
 
@@ -14,71 +14,31 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .denoiser import TokenVectors
 from .errors import ContinualLoraError
-from .files import sync_folder, write_images, write_json, write_tensors
-from .images import decode
+from .files import (
+    read_tensors,
+    rename,
+    set_aside,
+    sha256_of,
+    storing,
+    sync_folder,
+    write_images,
+    write_json,
+    write_tensors,
+)
+from .images import decode_all
+from .manifest import COPY, FORMAT_VERSION, MANIFEST, TaskRecord, read_manifest, record
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 METHODS_STEM = "methods"
-
-
-@dataclass(frozen=True)
-class TaskRecord:
-    """One taught concept, as the manifest holds it.
-
-    Attributes:
-        key: digest of all that the task was made from.
-        parent: key of the task before it; "" for the first.
-        folder: name of its folder below `tasks`.
-        index: its turn, 1 for the first.
-        concept: the concept's name.
-        token: its token, without brackets.
-        class_noun: what it is one of.
-        prompt: what it was trained under, `<token>` in it.
-        recipe: how the earlier ones were held.
-        settings: every setting by name.
-        image_digests: of the images, masks and captions.
-        values: final figures, such as the loss and the Fisher's temperature.
-    """
-
-    key: str
-    parent: str
-    folder: str
-    index: int
-    concept: str
-    token: str
-    class_noun: str
-    prompt: str
-    recipe: str
-    settings: dict[str, Any]
-    image_digests: list[str]
-    values: dict[str, float]
-
-    @property
-    def rank(self) -> int:
-        """Of its LoRA."""
-        return int(self.settings["rank"])
-
-    @property
-    def adapter(self) -> str:
-        """The setting of this name; LoRA before there was a choice."""
-        return str(self.settings.get("adapter", "lora"))
-
-    @property
-    def alpha(self) -> float:
-        """Of its LoRA, with the setting's 0 read as the rank."""
-        return float(self.settings["alpha"] or self.rank)
+LOG = "log.json"
 
 
 def digest(value: Any) -> str:  # noqa: ANN401
@@ -119,7 +79,7 @@ class ConceptSequence:
         Raises:
             ContinualLoraError: no sequence there, one of a newer format, or no such task.
         """
-        manifest = _read_manifest(root)
+        manifest = read_manifest(root)
         chosen = head or manifest["head"]
         if chosen not in manifest["tasks"]:
             raise ContinualLoraError(
@@ -131,7 +91,7 @@ class ConceptSequence:
 
     def check_base(self, base: str) -> None:
         """Raise a three-fact error if the sequence was trained on another base than `base`."""
-        trained_on = _read_manifest(self.root)["base"] if (self.root / MANIFEST).exists() else self.base
+        trained_on = read_manifest(self.root)["base"] if (self.root / MANIFEST).exists() else self.base
         if trained_on != base:
             raise ContinualLoraError(
                 f'"{self.root.name}" should be used with the base model it was trained on (`{trained_on[:12]}`).',
@@ -142,11 +102,17 @@ class ConceptSequence:
     @property
     def tasks(self) -> list[TaskRecord]:
         """The tasks of this line, first to last."""
-        stored = _read_manifest(self.root)["tasks"] if self.head else {}
+        stored = read_manifest(self.root)["tasks"] if self.head else {}
         line: list[TaskRecord] = []
         key = self.head
         while key:
-            line.append(TaskRecord(**stored[key]))
+            if key not in stored:
+                raise ContinualLoraError(
+                    f'"{self.root.name}" should still hold the task `{key[:12]}`.',
+                    f"Its {MANIFEST} was changed since the sequence was opened.",
+                    "Open the sequence again, with Load Concept Sequence or by training again.",
+                )
+            line.append(record(stored[key]))
             key = line[-1].parent
         return line[::-1]
 
@@ -171,32 +137,74 @@ class ConceptSequence:
 
     def adapter_files(self, task: TaskRecord) -> dict[str, dict[str, Tensor]]:
         """What a task's adapter wrote, by the stem of the file: all in its folder but what the methods carry."""
-        files = sorted(self.folder(task).glob("*.safetensors"))
-        return {path.stem: load_file(path) for path in files if path.stem != METHODS_STEM}
+        names = task.files or [path.name for path in self.folder(task).glob("*.safetensors")]
+        stems = sorted(name.removesuffix(".safetensors") for name in names if name != LOG and "/" not in name)
+        return {stem: self._tensors(task, stem) for stem in stems if stem != METHODS_STEM}
 
     def lora(self, task: TaskRecord) -> dict[str, Tensor]:
         """What ComfyUI's LoraLoader puts on the model after a task; empty where only tokens were taught."""
-        path = self.folder(task) / "lora.safetensors"
-        return load_file(path) if path.exists() else {}
+        return self._tensors(task, "lora", optional=True)
+
+    def lora_metadata(self, task: TaskRecord) -> dict[str, str]:
+        """What the LoRA file of a task says of itself."""
+        return read_tensors(self._checked(task, "lora.safetensors"))[1]
 
     def tokens(self) -> dict[str, TokenVectors]:
         """Every learned token of this line, by name."""
-        return {
-            task.token: {
-                k: v[0] for k, v in load_file(self.folder(task) / "embeddings" / f"{task.token}.safetensors").items()
-            }
-            for task in self.tasks
-        }
+        return {task.token: self._token(task) for task in self.tasks}
 
     def method_state(self) -> dict[str, Tensor]:
         """What the methods carry from the newest task."""
-        path = self.folder(self.tasks[-1]) / f"{METHODS_STEM}.safetensors"
-        return load_file(path) if path.exists() else {}
+        return self._tensors(self.tasks[-1], METHODS_STEM, optional=True)
 
     def log(self, task: TaskRecord) -> dict[str, list[float]]:
         """Loss and penalty of every training step of a task."""
-        loaded: dict[str, list[float]] = json.loads((self.folder(task) / "log.json").read_text(encoding="utf-8"))
+        path = self._checked(task, LOG)
+        try:
+            loaded: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged(task, LOG, f"It cannot be read: {error}.") from error
+        if not isinstance(loaded, dict) or not isinstance(loaded.get("loss"), list):
+            raise self._damaged(task, LOG, "It holds no list of losses.")
         return loaded
+
+    def _token(self, task: TaskRecord) -> TokenVectors:
+        stored = self._tensors(task, f"embeddings/{task.token}")
+        if not stored or any(vector.dim() != 2 or len(vector) != 1 for vector in stored.values()):
+            shapes = ", ".join(str(list(vector.shape)) for vector in stored.values()) or "nothing"
+            name = f"embeddings/{task.token}.safetensors"
+            raise self._damaged(task, name, f"A word is [1, D] for each text encoder; it holds {shapes}.")
+        return {encoder: vector[0] for encoder, vector in stored.items()}
+
+    def _tensors(self, task: TaskRecord, stem: str, optional: bool = False) -> dict[str, Tensor]:
+        """A file of a task, checked; where it is optional and was never written, nothing."""
+        name = f"{stem}.safetensors"
+        if optional and name not in task.files and not (self.folder(task) / name).exists():
+            return {}
+        return read_tensors(self._checked(task, name), self._what_to_do(task))[0]
+
+    def _checked(self, task: TaskRecord, name: str) -> Path:
+        """A file of a task, its bytes those that were written as far as the manifest knows them."""
+        path, written = self.folder(task) / name, task.files.get(name, "")
+        if not path.is_file():
+            raise self._damaged(task, name, "It is missing.")
+        try:
+            changed = written and sha256_of(path) != written
+        except OSError as error:
+            raise self._damaged(task, name, f"It cannot be read: {error.strerror}.") from error
+        if changed:
+            raise self._damaged(task, name, "Its bytes are others: the disk damaged it, or something wrote to it.")
+        return path
+
+    def _damaged(self, task: TaskRecord, name: str, came: str) -> ContinualLoraError:
+        expected = f'Concept {task.index} of "{self.root.name}" should hold `{name}` as its training wrote it.'
+        return ContinualLoraError(expected, came, self._what_to_do(task))
+
+    def _what_to_do(self, task: TaskRecord) -> str:
+        return (
+            f"Put the file back from a copy. If there is none, move the folder `{self.folder(task)}` away and run the "
+            "same training again: that makes this concept again and leaves the others alone."
+        )
 
     def images(self, task: TaskRecord) -> Tensor:
         """The concept's images as they were trained on, without augmentation, [N, 3, R, R] in 0..1.
@@ -211,16 +219,20 @@ class ConceptSequence:
                 f"`{self.folder(task)}` has no folder `images`: an older version taught it.",
                 "Put the images, as PNGs of the size it was trained at, into that folder, or teach the sequence again.",
             )
-        return torch.stack([decode(file)[:3] for file in files])
+        return decode_all(files)
 
     def partial_path(self, key: str) -> Path:
         """Where the state of an interrupted training of the task `key` is kept."""
         return self.root / "partial" / f"{key}.safetensors"
 
     def find(self, key: str) -> "ConceptSequence | None":
-        """The line that ends at the task `key`, if that task is complete."""
-        known = (self.root / MANIFEST).exists() and key in _read_manifest(self.root)["tasks"]
-        return replace(self, head=key) if known else None
+        """The line that ends at the task `key`, if that task is complete: in the manifest, and no file is missing."""
+        stored = read_manifest(self.root)["tasks"] if (self.root / MANIFEST).exists() else {}
+        if key not in stored:
+            return None
+        task = record(stored[key])
+        complete = all((self.folder(task) / name).is_file() for name in task.files or (LOG,))
+        return replace(self, head=key) if complete else None
 
     def commit(
         self,
@@ -242,53 +254,39 @@ class ConceptSequence:
         Returns:
             The line that ends at the task.
         """
+        manifest: dict[str, Any] = {"format_version": FORMAT_VERSION, "tasks": {}}
+        if (self.root / MANIFEST).exists():
+            manifest = read_manifest(self.root)
         folder, fresh = self.folder(task), self.folder(task).with_name(task.folder + ".new")
+        if task.key in manifest["tasks"] and folder.exists():  # something is missing in it, or it would have been found
+            set_aside(folder)
         for leftover in (folder, fresh):  # of a crash before the manifest knew the task
             if leftover.exists():
-                shutil.rmtree(leftover)
-        for stem, content in tensors.items():
-            if content:
-                write_tensors(fresh / f"{stem}.safetensors", content, metadata if stem == "lora" else None)
-        write_json(fresh / "log.json", log)
+                with storing(leftover):
+                    shutil.rmtree(leftover)
+        written = {stem: content for stem, content in tensors.items() if content}
+        for stem, content in written.items():
+            write_tensors(fresh / f"{stem}.safetensors", content, metadata if stem == "lora" else None)
+        write_json(fresh / LOG, log)
         write_images(fresh / "images", images)
-        fresh.rename(folder)
-        sync_folder(folder.parent)
-        exists = (self.root / MANIFEST).exists()
-        empty: dict[str, Any] = {"format_version": FORMAT_VERSION, "tasks": {}}
-        manifest = _read_manifest(self.root) if exists else empty
+        names = sorted([*(f"{stem}.safetensors" for stem in written), LOG])
+        task = replace(task, files={name: sha256_of(fresh / name) for name in names})
+        with storing(folder):
+            rename(fresh, folder)
+            sync_folder(folder.parent)
         manifest |= {"base": self.base, "head": task.key}
         manifest["tasks"][task.key] = asdict(task)
+        write_json(self.root / COPY, manifest)  # for the day on which the disk damages the other one
         write_json(self.root / MANIFEST, manifest)
-        self.partial_path(task.key).unlink(missing_ok=True)
+        with suppress(OSError):  # the task is found before its state is looked for
+            self.partial_path(task.key).unlink(missing_ok=True)
         return replace(self, head=task.key)
 
 
 def lines_on_disk(root: Path) -> list[ConceptSequence]:
     """Every line of a sequence's folder, one for each task that no other goes on from; the newest head first."""
-    manifest = _read_manifest(root)
+    manifest = read_manifest(root)
     parents = {task["parent"] for task in manifest["tasks"].values()}
     leaves = [key for key in manifest["tasks"] if key not in parents]
     leaves.sort(key=lambda key: key != manifest["head"])
     return [ConceptSequence(root, manifest["base"], key) for key in leaves]
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file."""
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata() or {})
-
-
-def _read_manifest(root: Path) -> dict[str, Any]:
-    path = root / MANIFEST
-    if not path.exists():
-        raise ContinualLoraError(
-            f"`{root}` should be the folder of a concept sequence.", f"It holds no {MANIFEST}.", "Choose another one."
-        )
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if manifest["format_version"] > FORMAT_VERSION:
-        raise ContinualLoraError(
-            f'"{root.name}" should have format {FORMAT_VERSION} or older.',
-            f"It has format {manifest['format_version']}.",
-            "Update Continual LoRA to open it.",
-        )
-    return manifest

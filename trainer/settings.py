@@ -255,6 +255,7 @@ class TrainSettings:
             ContinualLoraError: names the setting, its range and the value.
         """
         for item in fields(self):
+            check_kind(item.name, getattr(self, item.name), item.default)
             check_limits(item.name, getattr(self, item.name), item.metadata)
         if self.resolution % 8:
             raise ContinualLoraError(
@@ -265,6 +266,19 @@ class TrainSettings:
     def effective_alpha(self) -> float:
         """Alpha, with its 0 read as the rank."""
         return self.alpha or float(self.rank)
+
+
+def check_kind(name: str, value: Any, default: Any) -> None:  # noqa: ANN401
+    """Raise if `value` is of another kind than its default: a switch, a text, a whole number, or a number."""
+    kinds: dict[type, tuple[str, tuple[type, ...]]] = {
+        bool: ("on or off", (bool,)),
+        str: ("a text", (str,)),
+        int: ("a whole number", (int,)),
+        float: ("a number", (int, float)),
+    }
+    word, allowed = kinds[type(default)]
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise ContinualLoraError(f'"{name}" should be {word}.', f"It is {value!r}.", "Set it to one.")
 
 
 def check_limits(name: str, value: Any, limits: Any) -> None:  # noqa: ANN401

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from . import latent_cache, samples, tensorboard
@@ -18,14 +17,16 @@ from .checkpointing import checkpoint_blocks
 from .concept import Concept, prepare
 from .data import TrainingData
 from .denoiser import Conditioning, Denoiser, TokenVectors
-from .files import write_tensors
+from .lock import writing
 from .loop import total_penalty, train_concept
+from .manifest import TaskRecord
 from .memory import no_room
 from .metadata import lora_metadata
+from .partial import check_room, patiently, restore_partial, room_needed, save_partial
 from .planning import check_fits, task_record, task_seed
 from .recipes import adapter_name, build_methods
 from .samples import Draw, own_draw
-from .sequence import METHODS_STEM, ConceptSequence, TaskRecord
+from .sequence import METHODS_STEM, ConceptSequence
 from .settings import TrainSettings
 from .state import TrainState
 from .task import StepRecord, TrainedTask, step_rng
@@ -60,17 +61,23 @@ def teach(
     task = task_record(sequence, concept, settings, start)
     if done := sequence.find(task.key):
         return done
-    folder = sequence.root / tensorboard.FOLDER / task.folder
-    with tensorboard.logged(on_step, folder) if settings.tensorboard else nullcontext(on_step) as report:
+    curves = sequence.root / tensorboard.FOLDER / task.folder
+    with (
+        writing(sequence.root, f"teaching <{concept.token}>"),
+        tensorboard.logged(on_step, curves) if settings.tensorboard else nullcontext(on_step) as report,
+    ):
+        if done := sequence.find(task.key):  # another run was faster
+            return done
         training = _Training(denoiser, concept, settings, sequence, task, report, draw, start)
+        num_pixels = len(concept.images) * (settings.resolution or denoiser.resolution) ** 2
+        check_room(sequence.root, room_needed(training.state, training.carried, num_pixels))
         partial = sequence.partial_path(task.key)
-        if partial.exists():
-            training.state.load_state_dict(load_file(partial))
+        restore_partial(partial, training.state)
         try:
             return training.commit(training.run())
         except BaseException as error:
             if training.state.whole:  # else the last checkpoint stays what the training goes on from
-                write_tensors(partial, training.state.state_dict())
+                save_partial(partial, training.state)
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise no_room(settings) from error
             raise
@@ -137,7 +144,7 @@ class _Training:
             values = {**record.values, **self._validate()}
             self.on_step(replace(record, values=values, picture=self._draw()))
             if record.step % settings.checkpoint_every == 0 or record.step == record.total:
-                write_tensors(partial, state.state_dict())
+                save_partial(partial, state)
         # The state is no longer whole: what is interrupted from here on starts over from that at the last step.
         trained = self._trained_task()
         reports: dict[str, float] = {}
@@ -173,7 +180,10 @@ class _Training:
         record = replace(task, values=values)
         metadata = lora_metadata(self.denoiser, record, [t.token for t in self.sequence.tasks], tensors["lora"])
         images, _ = prepare(self.concept, self.settings.resolution or self.denoiser.resolution)
-        return self.sequence.commit(record, tensors, metadata, log, images)
+        return patiently(
+            lambda: self.sequence.commit(record, tensors, metadata, log, images),
+            lambda tries, most: self.on_step(StepRecord("waiting for the disk", tries, most, 0.0)),
+        )
 
     def _validate(self) -> dict[str, float]:
         """What is to be reported of the state as it is: nothing where it is not due, or was measured already."""

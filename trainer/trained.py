@@ -7,9 +7,10 @@ from torch import Tensor
 
 from .adapters.adapter import Adapter
 from .denoiser import Conditioning, Denoiser, TokenVectors
+from .manifest import TaskRecord
 from .planning import task_seed
 from .prompts import base_prompt
-from .sequence import ConceptSequence, TaskRecord
+from .sequence import ConceptSequence
 from .task import TrainedTask
 
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import ToyBase, toy_settings
-from trainer.files import write_json, write_tensors
+from trainer.files import read_tensors, write_json, write_tensors
+from trainer.manifest import TaskRecord
 from trainer.metadata import lora_metadata, tensor_hash
-from trainer.sequence import TaskRecord, read_metadata
 
 TENSORS = {"b": torch.arange(6.0).view(2, 3).T, "a": torch.tensor(2.5), "half": torch.ones(3, dtype=torch.float16)}
 
@@ -65,7 +65,7 @@ def test_a_file_with_metadata_reads_back_exactly(length, tmp_path):
     metadata = {"ß": "ü" * length, 'a "quote"': "line\nbreak", "": ""}
     write_tensors(tmp_path / "file", TENSORS, metadata)
     back = load_file(tmp_path / "file")
-    assert read_metadata(tmp_path / "file") == metadata and set(back) == set(TENSORS)
+    assert read_tensors(tmp_path / "file")[1] == metadata and set(back) == set(TENSORS)
     assert all(torch.equal(value, back[name]) and value.dtype == back[name].dtype for name, value in TENSORS.items())
     content = (tmp_path / "file").read_bytes()
     assert int.from_bytes(content[:8], "little") % 8 == 0  # as the format wants the tensors aligned
@@ -82,7 +82,7 @@ def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
 
 def test_without_metadata_there_is_none(tmp_path):
     write_tensors(tmp_path / "file", TENSORS)
-    assert read_metadata(tmp_path / "file") == {}
+    assert read_tensors(tmp_path / "file")[1] == {}
 
 
 def test_json_is_readable_text(tmp_path):

@@ -7,7 +7,8 @@ import torch
 
 from tests.toy import ENCODER, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.errors import ContinualLoraError
-from trainer.sequence import FORMAT_VERSION, ConceptSequence, digest, lines_on_disk, read_metadata
+from trainer.manifest import FORMAT_VERSION
+from trainer.sequence import ConceptSequence, digest, lines_on_disk
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)
@@ -35,7 +36,7 @@ def test_what_was_taught_is_read_back(pets):
     assert set(opened.tokens()) == {"fox", "cat"} and opened.tokens()["cat"][ENCODER].shape == (3,)
     assert len(opened.log(cat)["loss"]) == len(opened.log(cat)["penalty"]) == 4
     assert cat.values["loss"] == pytest.approx(sum(opened.log(cat)["loss"]) / 4)
-    assert read_metadata(opened.folder(cat) / "lora.safetensors")["continual_lora.task"] == cat.key
+    assert opened.lora_metadata(cat)["continual_lora.task"] == cat.key
 
 
 def test_state_of_the_methods_is_that_of_the_newest_task(pets):

@@ -36,7 +36,7 @@ def test_same_seed_same_bytes_whatever_ran_before(tmp_path):
     taught(tmp_path / "other" / "birds", ["robin"])
     taught(tmp_path / "second" / "pets")
     first, second = files_below(tmp_path / "first"), files_below(tmp_path / "second")
-    assert len(first) == 1 + 3 * (4 + 3) and first == second  # four files and three images a task
+    assert len(first) == 3 + 3 * (4 + 3) and first == second  # lists and lock; four files and three images a task
 
 
 def test_teaching_does_not_touch_the_global_generators(tmp_path):

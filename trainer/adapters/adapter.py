@@ -89,19 +89,14 @@ class Adapter(ABC):
         Raises:
             ContinualLoraError: another rank, or another model's layers.
         """
+        self._check(state)
         for name, parameter in self.parameters.items():
-            if name not in state or state[name].shape != parameter.shape:
-                came = f"of shape {list(state[name].shape)}" if name in state else "missing"
-                raise ContinualLoraError(
-                    f"The saved adapter should hold `{name}` of shape {list(parameter.shape)}.",
-                    f"It is {came}.",
-                    'Set "rank" to the rank it was trained at, or start a new sequence.',
-                )
             parameter.data.copy_(state[name])
 
     @contextmanager
     def carrying(self, state: Mapping[str, Tensor]) -> Iterator[None]:
         """Be another adapter of the same shape for a while, on the same base: a teacher costs no second U-Net."""
+        self._check(state)
         own = {name: parameter.data for name, parameter in self.parameters.items()}
         try:
             for name, parameter in self.parameters.items():
@@ -110,6 +105,16 @@ class Adapter(ABC):
         finally:
             for name, parameter in self.parameters.items():
                 parameter.data = own[name]
+
+    def _check(self, state: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            if name not in state or state[name].shape != parameter.shape:
+                came = f"of shape {list(state[name].shape)}" if name in state else "missing"
+                raise ContinualLoraError(
+                    f"The saved adapter should hold `{name}` of shape {list(parameter.shape)}.",
+                    f"It is {came}.",
+                    'Set "rank" to the rank it was trained at, or start a new sequence.',
+                )
 
     @torch.no_grad()
     def norm(self) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..errors import ContinualLoraError
 from .adapter import Files
 from .factors import Lora
 from .kohya import differences_from_kohya, differences_to_kohya
@@ -42,12 +43,18 @@ class FreshLoraAdapter(LoraAdapter):
 
     def go_on_from(self, files: Files) -> None:
         """Fold what was learned so far into the view's own weights; the LoRA stays as it starts."""
-        self._fold(differences_from_kohya(files["lora"], self.names, self.kohya_names))
+        self._fold(differences_from_kohya(files.get("lora", {}), self.names, self.kohya_names))
 
     def _fold(self, differences: Mapping[str, Tensor]) -> None:
         for name, difference in differences.items():
             base = self.unet.get_submodule(f"{name}.base_layer")
             weight = base.get_parameter("weight")
+            if difference.shape != weight.shape:
+                raise ContinualLoraError(
+                    f"The file should hold a difference of shape {list(weight.shape)} for `{name}`.",
+                    f"It is of shape {list(difference.shape)}.",
+                    "Use a file of this pack that was trained on the same kind of model.",
+                )
             self._past[name] = difference.to(weight.device)
             folded = (weight.float() + self._past[name]).to(weight.dtype)
             base.register_parameter("weight", nn.Parameter(folded, requires_grad=False))

@@ -60,7 +60,7 @@ class FullAdapter(Adapter):
 
     def state_of(self, files: Files) -> dict[str, Tensor]:
         """See `Adapter`."""
-        found = differences_from_kohya(files["lora"], self.names, self.kohya_names)
+        found = differences_from_kohya(files.get("lora", {}), self.names, self.kohya_names)
         return {f"{name}.difference": difference for name, difference in found.items()}
 
 

@@ -4,6 +4,7 @@ Of joint attention (SD 3, Flux), kohya's own scripts write one pair of factors f
 have a pair for each of K and V, under the names that OneTrainer gives them and ComfyUI reads.
 """
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -151,9 +152,31 @@ def stems_from_kohya(tensors: Mapping[str, Tensor]) -> Lora:
             f"`{odd[0]}` is a full difference, as the recipes without a plain LoRA write it.",
             "Use a sequence of one of the LoRA recipes.",
         )
-    return {
-        stem: LoraFactors(
-            tensors[f"{stem}.lora_down.weight"], tensors[f"{stem}.lora_up.weight"], float(tensors[f"{stem}.alpha"])
+    return {stem: _factors(stem, tensors) for stem in stems}
+
+
+def _factors(stem: str, tensors: Mapping[str, Tensor]) -> LoraFactors:
+    wanted = {"lora_down.weight": 2, "lora_up.weight": 2, "alpha": 0}
+    parts = [tensors.get(f"{stem}.{name}") for name in wanted]
+    if any(part is None or part.dim() != dim for part, dim in zip(parts, wanted.values(), strict=True)):
+        own = ", ".join(sorted(key for key in tensors if key.split(".")[0] == stem))
+        raise ContinualLoraError(
+            f"The LoRA should hold the matrices `lora_down` and `lora_up` and the number `alpha` of `{stem}`.",
+            f"It holds {own}, or they have other shapes.",
+            "Save or download it again.",
         )
-        for stem in stems
-    }
+    down, up, alpha = (part for part in parts if part is not None)
+    check_factors(stem, down, up, float(alpha))
+    return LoraFactors(down, up, float(alpha))
+
+
+def check_factors(layer: str, down: Tensor, up: Tensor, alpha: float) -> None:
+    """Raise unless the factors of a layer make an update: [rank, in], [out, rank], numbers, and a finite alpha."""
+    numbers = down.is_floating_point() and up.is_floating_point()
+    if not numbers or not 0 < len(down) == up.shape[1] or not math.isfinite(alpha):
+        raise ContinualLoraError(
+            f"The factors of `{layer}` should be floating-point matrices [rank, in] and [out, rank] with a finite "
+            "alpha.",
+            f"They are {list(down.shape)} and {list(up.shape)}, {down.dtype} and {up.dtype}, with alpha {alpha}.",
+            "Save or download the LoRA again.",
+        )

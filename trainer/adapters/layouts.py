@@ -11,13 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from ..errors import ContinualLoraError
+from ..files import read_tensors
 from .factors import Lora, LoraFactors
 from .joint import join_factors, split_factors
-from .kohya import component, diffusers_name, diffusers_prefixes, kohya_key, kohya_prefixes, stems_to_kohya
+from .kohya import (
+    check_factors,
+    component,
+    diffusers_name,
+    diffusers_prefixes,
+    kohya_key,
+    kohya_prefixes,
+    stems_to_kohya,
+)
 from .layers import DIFFUSERS_JOINT_KV, UNET_KV, cross_attention_layers, joint_attention_layers
 
 LAYOUTS = ("kohya", "comfyui", "diffusers", "peft")
@@ -33,8 +41,7 @@ PEFT_PREFIX = "base_model.model."
 
 def load_lora(path: Path, unet: nn.Module) -> Lora:
     """Read a LoRA file; see `read_lora`."""
-    with safe_open(path, "pt") as file:
-        return read_lora({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}, unet)  # noqa: SIM118
+    return read_lora(*read_tensors(path), unet)
 
 
 def read_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], unet: nn.Module) -> Lora:
@@ -74,12 +81,14 @@ def read_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], unet: 
     alpha, joint = _alpha_of(metadata), joint_attention_layers(unet)
     lora: Lora = {}
     for layer, parts in found.items():
-        factors = _factors(layer, parts, alpha)
+        weight = unet.get_parameter(f"{layer}.joint.weight" if layer in joint else f"{layer}.weight")
+        factors = _factors(layer, parts, alpha, weight.shape)
         lora |= split_factors(layer, factors) if layer in joint else {layer: factors}
     return {layer: lora[layer] for layer in cross_attention_layers(unet) if layer in lora}
 
 
-def _factors(layer: str, parts: Mapping[str, Tensor], alpha: float | None) -> LoraFactors:
+def _factors(layer: str, parts: Mapping[str, Tensor], alpha: float | None, shape: Size) -> LoraFactors:
+    """The factors of one layer, whose weight has a shape."""
     if not {"down", "up"} <= parts.keys():
         raise ContinualLoraError(
             f"The LoRA should hold both factors of `{layer}`.",
@@ -88,6 +97,13 @@ def _factors(layer: str, parts: Mapping[str, Tensor], alpha: float | None) -> Lo
         )
     down, up = parts["down"].float(), parts["up"].float()
     own = float(parts["alpha"]) if "alpha" in parts else len(down) if alpha is None else alpha
+    check_factors(layer, parts["down"], parts["up"], own)
+    if (len(up), down.shape[1]) != tuple(shape):
+        raise ContinualLoraError(
+            f"The LoRA should change the weight of `{layer}`, {list(shape)}.",
+            f"It changes one of the shape {[len(up), down.shape[1]]}.",
+            "Use a LoRA of the same kind of model.",
+        )
     return LoraFactors(down, up, own)
 
 
@@ -193,6 +209,13 @@ def _split(key: str) -> tuple[str, str]:
 def _alpha_of(metadata: Mapping[str, str]) -> float | None:
     if METADATA_KEY not in metadata:
         return None
-    config = json.loads(metadata[METADATA_KEY])
-    found = [config[name] for name in ("unet.lora_alpha", "transformer.lora_alpha") if name in config]
-    return float(found[0]) if found else None
+    try:
+        config = json.loads(metadata[METADATA_KEY])
+        found = [config[name] for name in ("unet.lora_alpha", "transformer.lora_alpha") if name in config]
+        return float(found[0]) if found and found[0] is not None else None
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ContinualLoraError(
+            f"`{METADATA_KEY}` in the metadata of the LoRA should be a table with the number of its alpha.",
+            f"It is another text: {error}.",
+            "Save or download the LoRA again.",
+        ) from error

@@ -82,7 +82,7 @@ class LoraAdapter(Adapter):
 
     def state_of(self, files: Files) -> dict[str, Tensor]:
         """See `Adapter`."""
-        return state_of(from_kohya(files["lora"], self.names, self.kohya_names))
+        return state_of(from_kohya(files.get("lora", {}), self.names, self.kohya_names))
 
 
 def state_of(lora: Lora) -> dict[str, Tensor]:

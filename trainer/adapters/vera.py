@@ -84,7 +84,7 @@ class VeraAdapter(Adapter):
 
     def state_of(self, files: Files) -> dict[str, Tensor]:
         """See `Adapter`."""
-        return dict(files["vera"])
+        return dict(files.get("vera", {}))
 
 
 def _kaiming_uniform(rows: int, columns: int, rng: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ from ..concept import TEMPLATE, load_concept, prepare
 from ..denoiser import Denoiser, TokenVectors, encode_one_by_one
 from ..evaluation.evaluate import evaluate
 from ..evaluation.report import markdown_table, write_evaluation
-from ..files import write_json, write_tensors
+from ..files import read_tensors, storing, write_json, write_tensors
 from ..images import to_pil
 from ..merging import MERGE_METHODS
 from ..merging.lines import merge_sequences
@@ -21,7 +21,7 @@ from ..metrics.features import FeatureEncoder
 from ..metrics.features.efficientnet import EfficientNetLite0
 from ..metrics.features.open_clip import OpenClip
 from ..sampling import generate
-from ..sequence import ConceptSequence, read_metadata
+from ..sequence import ConceptSequence
 from ..teach import teach
 from .arguments import Bar, add_base_arguments, add_settings_arguments, base_and_artist, open_base, settings_of
 
@@ -98,12 +98,14 @@ def run_generate(arguments: argparse.Namespace) -> None:
             arguments.guidance,
             arguments.size,
         )
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    with storing(arguments.out):
+        arguments.out.mkdir(parents=True, exist_ok=True)
     number = 0
     for image in images:
         while (path := arguments.out / f"{number:05d}.png").exists():
             number += 1
-        to_pil(image).save(path)
+        with storing(path):
+            to_pil(image).save(path)
         print(path)
 
 
@@ -241,7 +243,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
     unet = open_base(arguments).unet
     lora = load_lora(arguments.lora, unet)
     tensors, layout_metadata = write_lora(lora, unet, arguments.to)
-    metadata = {name: text for name, text in read_metadata(arguments.lora).items() if name != METADATA_KEY}
+    metadata = {name: text for name, text in read_tensors(arguments.lora)[1].items() if name != METADATA_KEY}
     if arguments.to == "peft":
         write_json(out / "adapter_config.json", peft_config(lora))
         out = out / "adapter_model.safetensors"

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from ..apply import apply_sequence
 from ..denoiser import Denoiser
-from ..files import sync_folder, write_images
-from ..images import decode
+from ..files import rename, set_aside, storing, sync_folder, write_images
+from ..images import decode_all
+from ..lock import writing
+from ..manifest import TaskRecord
 from ..sampling import generate
-from ..sequence import ConceptSequence, TaskRecord, digest
+from ..sequence import ConceptSequence, digest
 
 Progress = Callable[[str, int, int], None]
 
@@ -87,23 +89,25 @@ def draw_missing(
         cells: (i, j), 0-based: concept j after task i.
         on_progress: told ("draw", done, total) after each cell; may raise to stop.
     """
-    tasks = line.tasks
-    missing = [(i, j) for i, j in cells if not _folder(line, tasks[i], tasks[j], artist).exists()]
-    done = 0
-    for after in sorted({i for i, _ in missing}):
-        concepts = [tasks[j] for i, j in missing if i == after]
-        drawn = artist.draw(line.up_to(after + 1), [task.prompt for task in concepts])
-        for task, images in zip(concepts, drawn, strict=True):
-            _keep(_folder(line, tasks[after], task, artist), images)
-            done += 1
-            on_progress("draw", done, len(missing))
+    if not _missing(line, artist, cells):
+        return
+    tasks, done = line.tasks, 0
+    with writing(line.root / "evaluation", "drawing"):
+        missing = _missing(line, artist, cells)  # again: another run may have drawn them since
+        for after in sorted({i for i, _ in missing}):
+            concepts = [tasks[j] for i, j in missing if i == after]
+            drawn = artist.draw(line.up_to(after + 1), [task.prompt for task in concepts])
+            for task, images in zip(concepts, drawn, strict=True):
+                _keep(_folder(line, tasks[after], task, artist), images)
+                done += 1
+                on_progress("draw", done, len(missing))
 
 
 def read_cell(line: ConceptSequence, artist: Artist, after: int, concept: int) -> Tensor:
     """The images [M, 3, H, W] of a cell that has been drawn."""
     tasks = line.tasks
     files = sorted(_folder(line, tasks[after], tasks[concept], artist).glob("*.png"))
-    return torch.stack([decode(file) for file in files])
+    return decode_all(files)
 
 
 def _folder(line: ConceptSequence, after: TaskRecord, concept: TaskRecord, artist: Artist) -> Path:
@@ -111,10 +115,19 @@ def _folder(line: ConceptSequence, after: TaskRecord, concept: TaskRecord, artis
     return line.root / "evaluation" / after.folder / f"{concept.folder}-{how[:12]}"
 
 
+def _missing(line: ConceptSequence, artist: Artist, cells: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    tasks = line.tasks
+    return [(i, j) for i, j in cells if not any(_folder(line, tasks[i], tasks[j], artist).glob("*.png"))]
+
+
 def _keep(folder: Path, images: Tensor) -> None:
     unfinished = folder.with_name(folder.name + ".new")
+    if folder.exists():  # someone took its images away
+        set_aside(folder)
     if unfinished.exists():  # of a crash
-        shutil.rmtree(unfinished)
+        with storing(unfinished):
+            shutil.rmtree(unfinished)
     write_images(unfinished, images)
-    unfinished.rename(folder)
-    sync_folder(folder.parent)
+    with storing(folder):
+        rename(unfinished, folder)
+        sync_folder(folder.parent)

@@ -149,6 +149,20 @@ def _check_inputs(loras: list[Lora], weights: list[float]) -> None:
             f"There are {len(loras)} LoRAs and {len(weights)} weights.",
             f"Give {len(loras)} weights.",
         )
+    if not all(math.isfinite(weight) for weight in weights):
+        raise ContinualLoraError(
+            "The strengths of a merge should be finite numbers.",
+            f"They are {', '.join(map(str, weights))}.",
+            "Correct them.",
+        )
+    for lora in loras:
+        for layer, factors in lora.items():
+            if not (factors.down.isfinite().all() and factors.up.isfinite().all() and math.isfinite(factors.alpha)):
+                raise ContinualLoraError(
+                    "A LoRA to merge should hold numbers.",
+                    f"In layer `{layer}` of one are values that are none (NaN or infinite).",
+                    "Leave it out; its training went wrong.",
+                )
 
 
 def _check_shapes(layer: str, parts: list[_Part], same_rank: bool) -> None:

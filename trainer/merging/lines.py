@@ -11,7 +11,7 @@ from ..adapters.kohya import stems_from_kohya, stems_to_kohya
 from ..denoiser import TokenVectors
 from ..errors import ContinualLoraError
 from ..metadata import tensor_hash
-from ..sequence import ConceptSequence, read_metadata
+from ..sequence import ConceptSequence
 from . import merge
 
 
@@ -58,6 +58,14 @@ def merge_sequences(
     first, *others = sequences
     for other in others:
         other.check_base(first.base)
+    if any(number < 1 for number in tasks):
+        raise ContinualLoraError(
+            '"tasks" should count the concepts of the first sequence from 1.',
+            f"{min(tasks)} is among them.",
+            f"Write numbers from 1 to {len(first.tasks)}, or leave it empty for the newest.",
+        )
+    if not 0 <= seed < 1 << 63:
+        raise ContinualLoraError('"seed" should be from 0 to 2^63 - 1.', f"It is {seed}.", "Choose another.")
     lines = [*([first.up_to(number) for number in tasks] or [first]), *others]
     weights = strengths or [1.0 if others else 1 / len(lines)] * len(lines)
     if len(weights) != len(lines):
@@ -68,6 +76,12 @@ def merge_sequences(
         )
     tokens = _all_tokens(sequences)
     loras = [stems_from_kohya(line.lora(line.tasks[-1])) for line in lines]
+    if not all(loras):
+        raise ContinualLoraError(
+            "Each merged task should have a LoRA.",
+            "One has learned only its word, by textual_inversion.",
+            "Use a sequence of one of the LoRA recipes.",
+        )
     rng = torch.Generator().manual_seed(seed)
     lora = stems_to_kohya(merge(method, loras, weights, rank=rank, density=density, rng=rng))
     return MergedSequences(lora, _metadata(lines, lora, list(tokens), method), tokens)
@@ -91,7 +105,7 @@ def _metadata(
     lines: list[ConceptSequence], lora: Mapping[str, Tensor], tokens: list[str], method: str
 ) -> dict[str, str]:
     first = lines[0]
-    kept = read_metadata(first.folder(first.tasks[-1]) / "lora.safetensors")
+    kept = first.lora_metadata(first.tasks[-1])
     ranks = {len(value) for key, value in lora.items() if key.endswith("lora_down.weight")}
     names = [f"<{token}>" for token in tokens]
     return {

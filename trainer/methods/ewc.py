@@ -167,7 +167,7 @@ class EWC(Method):
         """Move F and theta* to where theta lives.
 
         Raises:
-            ContinualLoraError: the carried Fisher is of another space.
+            ContinualLoraError: the carried Fisher is of another space, or does not fit.
         """
         theta = self._theta(adapter)
         if self.anchor and self.anchor.keys() != theta.keys():
@@ -177,6 +177,12 @@ class EWC(Method):
                 'Set "fisher_space" to what the sequence was trained with, or start a new sequence.',
             )
         for tensors in (self.fisher, self.anchor):
+            if self.anchor and {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in theta.items()}:
+                raise ContinualLoraError(
+                    "The carried Fisher and anchor should have the names and shapes of what is trained.",
+                    "They have others: `methods.safetensors` of the last concept is damaged or of another model.",
+                    "Put that file back from a copy, or start a new sequence.",
+                )
             for name in tensors:
                 tensors[name] = tensors[name].to(theta[name].device)
 
