@@ -11,6 +11,7 @@ import torch
 from comfy import model_management
 from PIL import Image
 
+from ..trainer.bases.comfyui.memory import lent_models
 from ..trainer.errors import ContinualLoraError
 from ..trainer.sequence import MANIFEST
 
@@ -50,8 +51,8 @@ def lora_path(name: str) -> Path:
 
 @contextmanager
 def training_mode() -> Iterator[None]:
-    """Nodes run under inference mode; autograd needs ordinary tensors."""
-    with torch.inference_mode(False), torch.enable_grad():
+    """Nodes run under inference mode; autograd needs ordinary tensors. The models are lent for as long as it lasts."""
+    with lent_models(), torch.inference_mode(False), torch.enable_grad():
         yield
 
 

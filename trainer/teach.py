@@ -19,7 +19,7 @@ from .denoiser import Conditioning, Denoiser, TokenVectors, encode_one_by_one
 from .files import write_tensors
 from .loop import TrainState, total_penalty, train_concept
 from .metadata import lora_metadata
-from .planning import check_fits, task_record, task_seed
+from .planning import check_fits, largest_pass, task_record, task_seed
 from .prior import Prior, draw_prior
 from .prompts import base_prompt
 from .recipes import adapter_name, build_methods
@@ -123,16 +123,18 @@ class _Training:
         self.denoiser, self.concept, self.settings = denoiser, concept, settings
         self.sequence, self.task, self.on_step = sequence, task, on_step
         self.seed = task_seed(task)
-        if settings.gradient_checkpointing:
-            checkpoint_blocks(denoiser.unet)
-        rng = step_rng(self.seed, "initialize", 0)
-        kind = ADAPTERS[adapter_name(settings.recipe, settings.adapter)]
-        adapter = kind(denoiser.unet, settings.rank, settings.effective_alpha, rng)
         resolution = settings.resolution or denoiser.resolution
         rng = step_rng(self.seed, "rescale", 0)
         pool = training_pool(concept, resolution, settings.flip, settings.rescale, rng)
         self.prompts, self.num_plain = pool.prompts, pool.num_plain
         self.latents, self.masks = _encode_pool(denoiser, pool)
+        samples = largest_pass(settings, len(sequence.tasks))
+        denoiser.make_room((samples, *self.latents.shape[1:]), settings.gradient_checkpointing)
+        if settings.gradient_checkpointing:
+            checkpoint_blocks(denoiser.unet)
+        rng = step_rng(self.seed, "initialize", 0)
+        kind = ADAPTERS[adapter_name(settings.recipe, settings.adapter)]
+        adapter = kind(denoiser.unet, settings.rank, settings.effective_alpha, rng)
         self.prior = self._draw_prior()  # before the adapter goes on from the earlier tasks: it adds nothing yet
         self.methods = build_methods(settings)
         # Also what this recipe's methods have no use for: a later task may take it up again.

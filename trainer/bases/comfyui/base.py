@@ -1,10 +1,9 @@
 """A host's MODEL, CLIP and VAE as a `Denoiser`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from comfy import model_management
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_base import ModelType
 from torch import Tensor, nn
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 from ...adapters.layers import cross_attention_layers
 from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
-from ..fingerprint import fingerprint
-from ..view import shared_view
+from .memory import load, load_for_training
+from .private import private_view
 from .tokens import text_encoders, with_tokens
+from .weights import model_weights_fingerprint
 
 PARAMETERIZATIONS: dict[ModelType, Parameterization] = {ModelType.EPS: "eps", ModelType.V_PREDICTION: "v"}
 SCALE = 8  # pixels of a latent's side
@@ -41,14 +41,13 @@ def _keep_inputs(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def model_fingerprint(model: Any) -> str:
-    """The fingerprint of a MODEL as it stands, with the LoRAs that the user applied.
+    """The fingerprint of a MODEL with the LoRAs that the user applied; it does not have to be loaded.
 
     Raises:
         ContinualLoraError: a kind of model that is not supported.
     """
-    model_management.load_models_gpu([model])
     _check_kind(model.model)
-    return fingerprint(model.model.diffusion_model)
+    return model_weights_fingerprint(model, cross_attention_layers(model.model.diffusion_model))
 
 
 class ComfyBase:
@@ -65,20 +64,29 @@ class ComfyBase:
 
     def __init__(self, model: Any, clip: Any, vae: Any) -> None:
         self.fingerprint = model_fingerprint(model)
-        model_management.load_models_gpu([model, clip.patcher])
-        self._model, self._clip, self._vae = model.model, clip, vae
+        load([model, clip.patcher])
+        self._patcher, self._model, self._clip, self._vae = model, model.model, clip, vae
         self.device = torch.device(model.load_device)
-        self.unet = shared_view(self._model.diffusion_model)
+        self._take_views()
         self.parameterization: Parameterization = PARAMETERIZATIONS[self._model.model_type]
         context_width = self.unet.get_parameter(f"{cross_attention_layers(self.unet)[0]}.weight").shape[1]
         kind = (self._model.latent_format.latent_channels, context_width)
         self.architecture, self.resolution = ARCHITECTURES[kind]
-        self._text = shared_view(clip.cond_stage_model)
+        sigmas = self._model.model_sampling.sigmas.float().to(self.device)
+        self._alphas_cumprod: Tensor = 1 / (1 + sigmas.square())
+
+    def _take_views(self) -> None:
+        unet = self._model.diffusion_model
+        self.unet = private_view(unet, self.device, cross_attention_layers(unet))
+        self._text = private_view(self._clip.cond_stage_model, torch.device(self._clip.patcher.load_device))
         for module in self._text.modules():
             if isinstance(module, nn.LayerNorm):
                 module.register_forward_pre_hook(_keep_inputs)
-        sigmas = self._model.model_sampling.sigmas.float().to(self.device)
-        self._alphas_cumprod: Tensor = 1 / (1 + sigmas.square())
+
+    def make_room(self, shape: Sequence[int], checkpointed: bool) -> None:
+        """The models are loaded again, as the host sees fit beside a training of this size, and seen anew."""
+        load_for_training([self._patcher, self._clip.patcher], self._patcher, shape, checkpointed)
+        self._take_views()
 
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in 0..1 -> latents in the U-Net's scale."""
