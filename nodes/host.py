@@ -11,6 +11,7 @@ import torch
 from comfy import model_management
 from PIL import Image
 
+from ..trainer.bases.comfyui.memory import lent_models
 from ..trainer.errors import ContinualLoraError
 from ..trainer.files import storing
 from ..trainer.manifest import MANIFEST
@@ -87,11 +88,14 @@ def check_widgets(node: Any, **values: Any) -> None:
 
 @contextmanager
 def training_mode() -> Iterator[None]:
-    """Nodes run under inference mode; autograd needs ordinary tensors, and a newer host's kernels with a gradient."""
+    """Nodes run under inference mode; autograd needs ordinary tensors, and a newer host's kernels with a gradient.
+
+    The models are lent for as long as it lasts.
+    """
     before = getattr(model_management, "in_training", False)
     model_management.in_training = True
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with lent_models(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         model_management.in_training = before

@@ -14,6 +14,8 @@ from .denoiser import Conditioning, Denoiser
 from .errors import ContinualLoraError
 from .losses.denoising import NoisedBatch
 
+AT_ONCE = 8  # samples that a classification puts into a pass, if there are not more images
+
 
 def dc_log_scores(errors: Tensor, temperature: float) -> Tensor:
     """Log p = log_softmax(-e / tau) over the prompts.
@@ -221,7 +223,7 @@ def classify(
         seed: of the draws.
         pruned: drop the worse prompts after few trials and spend the rest on the better ones.
         temperature: tau; 0 calibrates it to the spread of the errors.
-        on_pass: told (done, at most in all) after each pass of the U-Net; may raise to stop.
+        on_pass: told (done, at most in all) after each pass of the U-Net, counted in samples; may raise to stop.
 
     Returns:
         Errors and scores [K, B].
@@ -236,14 +238,15 @@ def classify(
         if kept < len(prompts):
             ranks = table[:begin].mean(0).masked_fill(~alive, torch.inf).argsort(0).argsort(0)
             alive &= ranks < kept
-        for trial, prompt, samples in _passes(range(begin, end), alive):
-            done += 1
+        for trial, chosen, samples in _passes(range(begin, end), alive, prompts):
+            done += len(samples)
             t = timesteps[trial].expand(len(samples)).to(latents.device)
             noise = noises[trial].to(latents).expand(len(samples), *latents.shape[1:])
             with torch.no_grad():
-                error = NoisedBatch(denoiser, latents[samples], t, noise).error(prompts[prompt])
-            table[trial, prompt, samples] = error.cpu()
-            on_pass(done, trials * len(prompts))
+                own = Conditioning.cat([prompts[i] for i in chosen.tolist()])
+                error = NoisedBatch(denoiser, latents[samples], t, noise).error(own)
+            table[trial, chosen, samples] = error.cpu()
+            on_pass(done, table.numel())
         begin = end
     errors = comparable_means(table)
     counts = (~table.isnan()).sum(0)
@@ -267,10 +270,17 @@ def comparable_means(table: Tensor) -> Tensor:
     return reference.mean(0) + (table - reference).nanmean(0)
 
 
-def _passes(trials: range, alive: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """(trial, prompt, indices of the images for which the prompt is still in question)."""
+def _passes(trials: range, alive: Tensor, prompts: Sequence[Conditioning]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(trial, indices of prompts [P], indices of images [P]): the pairs still in question, several in a pass.
+
+    On a CPU eight prompts of one image together take 0.4 of the time that they take one by one on the embedded base.
+    Prompts in a pass are equally long.
+    """
+    size = max(AT_ONCE, alive.shape[1])
+    lengths = torch.tensor([prompt.context.shape[1] for prompt in prompts])
     for trial in trials:
-        for prompt in range(alive.shape[0]):
-            samples = alive[prompt].nonzero()[:, 0]
-            if len(samples):
-                yield trial, prompt, samples
+        for length in lengths.unique():
+            pairs = (alive & (lengths == length)[:, None]).nonzero()
+            for part in pairs.split(size):
+                if len(part):
+                    yield trial, part[:, 0], part[:, 1]

@@ -4,7 +4,7 @@ The core sees only this; everything about one kind of base (the embedded one, a 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -71,6 +71,10 @@ class Denoiser(Protocol):
     resolution: int
     device: torch.device
     unet: nn.Module
+
+    def make_room(self, shape: Sequence[int], checkpointed: bool) -> None:
+        """Get the memory for a training on x_t [B, C, h, w]; `unet` is another one afterwards, without an adapter."""
+        ...
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in 0..1 -> latents x_0 [B, C, h, w], in the scale that the network was trained on."""

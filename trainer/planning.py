@@ -134,6 +134,20 @@ def check_fits(
                 )
 
 
+def largest_pass(settings: TrainSettings, num_earlier: int) -> int:
+    """How many samples go through the U-Net with a graph at once: images, prior images, prompts of the scores.
+
+    Args:
+        settings: of the task.
+        num_earlier: concepts before it.
+    """
+    passes = 2 if settings.prior_images else 1
+    scored = any({"num_prompts"} <= method.uses for method in build_methods(settings).values())
+    if scored and not settings.low_memory:
+        passes = max(passes, min(settings.num_prompts, num_earlier + 2))
+    return settings.batch_size * passes
+
+
 def task_seed(task: TaskRecord) -> str:
     """What every draw of a task is seeded with."""
     return f"{task.settings['seed']}/{task.index}"

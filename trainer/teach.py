@@ -23,7 +23,7 @@ from .manifest import TaskRecord
 from .memory import no_room
 from .metadata import lora_metadata
 from .partial import check_room, patiently, restore_partial, room_needed, save_partial
-from .planning import check_fits, task_record, task_seed
+from .planning import check_fits, largest_pass, task_record, task_seed
 from .recipes import adapter_name, build_methods
 from .samples import Draw, own_draw
 from .sequence import METHODS_STEM, ConceptSequence
@@ -101,13 +101,15 @@ class _Training:
         self.sequence, self.task, self.on_step = sequence, task, on_step
         self.draw = draw or own_draw(denoiser, settings)
         self.seed = task_seed(task)
+        # Before there is an adapter: the base draws its class noun.
+        self.data = TrainingData(denoiser, concept, settings, sequence.root / latent_cache.FOLDER, self.seed, on_step)
+        samples_a_pass = largest_pass(settings, len(sequence.tasks))
+        denoiser.make_room((samples_a_pass, *self.data.latents.shape[1:]), settings.gradient_checkpointing)
         if settings.gradient_checkpointing:
             checkpoint_blocks(denoiser.unet)
         rng = step_rng(self.seed, "initialize", 0)
         kind = ADAPTERS[adapter_name(settings.recipe, settings.adapter)]
         adapter = kind(denoiser.unet, settings.rank, settings.effective_alpha, rng)
-        # Before the adapter goes on from the earlier tasks: it adds nothing yet to what the base draws.
-        self.data = TrainingData(denoiser, concept, settings, sequence.root / latent_cache.FOLDER, self.seed, on_step)
         self.methods = build_methods(settings)
         # Also what this recipe's methods have no use for: a later task may take it up again.
         self.carried = sequence.method_state() if sequence.head else {}

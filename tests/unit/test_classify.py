@@ -64,8 +64,9 @@ def test_every_trial_shares_its_draw_over_the_prompts(pruned, monkeypatch):
     seen = spied(denoiser, monkeypatch)
     classify(denoiser, CLEAR_IMAGES[:1], CLEAR_PROMPTS, trials=8, seed=0, pruned=pruned)
     draws = {}
-    for x_t, t in seen:
-        draws.setdefault(t.item(), []).append(x_t)
+    for batch, times in seen:
+        for x_t, t in zip(batch, times, strict=True):
+            draws.setdefault(t.item(), []).append(x_t)
     assert len(draws) == 8 and (pruned or all(len(same) == 6 for same in draws.values()))
     assert all(torch.equal(x_t, same[0]) for same in draws.values() for x_t in same)
     assert len({same[0].flatten()[0].item() for same in draws.values()}) == 8
@@ -76,7 +77,7 @@ def test_pruning_predicts_the_same_on_clear_cases_with_fewer_passes():
     full = classify(whole, CLEAR_IMAGES, CLEAR_PROMPTS, trials=16, seed=0, pruned=False)
     pruned = classify(fast, CLEAR_IMAGES, CLEAR_PROMPTS, trials=16, seed=0)
     assert full.predicted.tolist() == pruned.predicted.tolist() == [0, 1, 2, 3, 4, 5]
-    assert whole.passes == 6 * 16 and fast.passes <= whole.passes
+    assert whole.passes == 5 * 16 and fast.passes <= whole.passes  # 36 pairs of prompt and image, 8 a pass
     assert full.trials.sum() == 6 * 6 * 16
     # Of 6 prompts: 4 trials for all, 4 more for the best 3, 8 more for the best 2.
     assert pruned.trials.sum(0).tolist() == [6 * 4 + 3 * 4 + 2 * 8] * 6
@@ -86,8 +87,21 @@ def test_pruning_predicts_the_same_on_clear_cases_with_fewer_passes():
 def test_pruning_one_image_saves_passes_and_reports_each():
     denoiser, reports = ToyBase(), []
     classify(denoiser, CLEAR_IMAGES[2:3], CLEAR_PROMPTS, 16, 0, on_pass=lambda *report: reports.append(report))
-    assert denoiser.passes == len(reports) == 6 * 4 + 3 * 4 + 2 * 8
-    assert [done for done, _ in reports] == list(range(1, 53)) and {total for _, total in reports} == {96}
+    assert denoiser.passes == len(reports) == 16
+    each = [6] * 4 + [3] * 4 + [2] * 8
+    assert [done for done, _ in reports] == [sum(each[:i]) for i in range(1, 17)]
+    assert {total for _, total in reports} == {96}
+
+
+def test_prompts_of_several_lengths_give_what_each_gives_alone(tiny):
+    rng = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 8, 8, 8, generator=rng)
+    prompts = [Conditioning(torch.randn(1, length, 128, generator=rng)) for length in (5, 7, 5, 7, 3)]
+    together = classify(tiny, latents, prompts, trials=3, seed=0, pruned=False, temperature=1.0).errors
+    pairs = [(prompt, latents[b : b + 1]) for prompt in prompts for b in range(2)]
+    # A second prompt that is the same twice: the classifier wants two.
+    alone = [classify(tiny, x_0, [c, c], 3, 0, pruned=False, temperature=1.0).errors[0, 0] for c, x_0 in pairs]
+    torch.testing.assert_close(together, torch.stack(alone).view(5, 2), rtol=1e-5, atol=1e-6)
 
 
 def test_a_dropped_prompt_is_compared_on_the_trials_that_it_had():
@@ -133,13 +147,13 @@ def test_same_seed_same_errors_and_another_seed_others():
 
 def test_what_on_pass_raises_stops_at_once():
     def stop(done, total):
-        if done == 3:
+        if done == 16:
             raise KeyboardInterrupt
 
     denoiser = ToyBase()
     with pytest.raises(KeyboardInterrupt):
         classify(denoiser, CLEAR_IMAGES, CLEAR_PROMPTS, 4, 0, on_pass=stop)
-    assert denoiser.passes == 3
+    assert denoiser.passes == 2
 
 
 @pytest.mark.parametrize("trials", [1, 2, 7, 40, 1000])

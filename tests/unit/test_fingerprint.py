@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.toy import ToyBase, ToyUNet
 from trainer.adapters.lora import LoraAdapter
-from trainer.bases.fingerprint import fingerprint
+from trainer.bases.fingerprint import fingerprint, fingerprint_of
 from trainer.bases.view import shared_view
 
 
@@ -51,3 +51,10 @@ def test_it_is_that_of_the_base_under_a_view():
     assert fingerprint(shared_view(base.original)) == base.fingerprint
     LoraAdapter(base.unet, 2, 2.0, torch.Generator())
     assert fingerprint(base.original) == base.fingerprint
+
+
+def test_what_the_user_put_on_it_makes_another_base_and_nothing_the_same():
+    attention = ToyUNet().middle_block[1].attn2
+    weights = {f"middle_block.1.attn2.{n}": getattr(attention, n).weight for n in ("to_k", "to_v")}
+    assert fingerprint_of(weights) == fingerprint_of(weights, b"") == fingerprint(ToyUNet())
+    assert len({fingerprint_of(weights, changes) for changes in (b"", b"one", b"two")}) == 3

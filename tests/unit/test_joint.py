@@ -10,7 +10,7 @@ from torch import nn
 from trainer.adapters import ADAPTERS
 from trainer.adapters.factors import LoraFactors
 from trainer.adapters.joint import join_factors
-from trainer.adapters.layers import cross_attention_layers, split_joint_attention
+from trainer.adapters.layers import cross_attention_layers, prompt_layers, split_joint_attention
 from trainer.adapters.layouts import LAYOUTS, METADATA_KEY, peft_config, read_lora, write_lora
 from trainer.bases.view import shared_view
 from trainer.errors import ContinualLoraError
@@ -81,16 +81,18 @@ def test_the_text_streams_layers_are_found_and_answer_as_before(family):
         joint = model.get_submodule(place)
         assert isinstance(joint, nn.Linear)
         assert torch.equal(view.get_submodule(place)(text_of()), joint(text_of()))
-        for index, part in ((1, "to_k"), (2, "to_v")):
+        whole = view.get_parameter(f"{place}.joint.weight")
+        assert whole.untyped_storage().data_ptr() == joint.weight.untyped_storage().data_ptr()
+        for part in ("to_k", "to_v"):
             rows = view.get_parameter(f"{place}.{part}.weight")
-            assert rows.untyped_storage().data_ptr() == joint.weight.untyped_storage().data_ptr()
-            assert torch.equal(rows, joint.weight[index * WIDTH : (index + 1) * WIDTH])
+            assert rows.shape == (WIDTH, WIDTH) and rows.untyped_storage().nbytes() <= 4  # a place, not a copy
+    assert prompt_layers(model) == cross_attention_layers(view)
 
 
 @pytest.mark.parametrize("name", KV_ADAPTERS)
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_an_adapter_changes_the_rows_of_k_and_v_alone(name, tasks):
-    """Also of a second task, where `fresh_lora` folds the first one into the rows."""
+    """Also of a second task, where `fresh_lora` folds the first one beside the rows."""
     model, rng = model_of("flux"), torch.Generator().manual_seed(2)
     files = None
     for _ in range(tasks):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.toy import ENCODER, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.adapters.kohya import from_kohya, kohya_prefixes
 from trainer.errors import ContinualLoraError
-from trainer.planning import task_record
+from trainer.planning import largest_pass, task_record
 from trainer.prompts import base_prompt
 from trainer.sequence import ConceptSequence
 from trainer.teach import _Training, teach
@@ -203,3 +203,31 @@ def test_a_model_without_cross_attention_is_refused(tmp_path):
     base.unet = torch.nn.Linear(2, 2)
     with pytest.raises(ContinualLoraError, match="This model is a `Linear` without such layers"):
         teach(base, toy_concept("fox"), toy_settings(), ConceptSequence(tmp_path, base.fingerprint))
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_earlier", "samples"),
+    [
+        ({"recipe": "lora"}, 0, 3),
+        ({"recipe": "lora", "prior_images": 4}, 0, 6),
+        ({"recipe": "lora_ewc_dc"}, 9, 3),  # one prompt at a time
+        ({"recipe": "lora_ewc_dc", "low_memory": False}, 9, 3 * 5),
+        ({"recipe": "lora_ewc_dc", "low_memory": False}, 1, 3 * 3),  # c_0, c_1 and c_2 are all there are
+        ({"recipe": "lora_ewc", "low_memory": False}, 9, 3),
+    ],
+)
+def test_room_is_asked_for_the_largest_pass(changes, num_earlier, samples):
+    assert largest_pass(toy_settings(batch_size=3, **changes), num_earlier) == samples
+
+
+def test_room_is_made_before_the_adapter_is_put_in(tmp_path):
+    class Asked(ToyBase):
+        def make_room(self, shape, checkpointed):
+            assert not any(parameter.requires_grad for parameter in self.unet.parameters())
+            self.room = tuple(shape), checkpointed
+            self.unet = ToyBase(self.original).unet  # a host's view is taken anew
+
+    base = Asked()
+    sequence = ConceptSequence.create(tmp_path, base.fingerprint)
+    taught = teach(base, toy_concept("fox"), toy_settings(batch_size=2, gradient_checkpointing=True), sequence)
+    assert base.room == ((2, 1, 1, 2), True) and len(taught.tasks) == 1

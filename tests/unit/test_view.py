@@ -64,3 +64,33 @@ def test_a_model_loaded_in_inference_mode_can_be_trained_through(inside):
         optimizer.step()
     assert all(parameter.grad.abs().max() > 0 for parameter in adapter.parameters.values())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Packed(torch.Tensor):
+    """Bytes that call themselves a matrix, as weights of quantized files do."""
+
+    @property
+    def shape(self):
+        return self.logical
+
+
+def test_a_packed_weight_keeps_what_is_on_it():
+    with torch.inference_mode():
+        model = nn.Module()
+        weight = torch.arange(12, dtype=torch.uint8).view(3, 4).as_subclass(Packed)
+        weight.logical, weight.patches = torch.Size((3, 2)), ["a LoRA"]
+        model.weight = nn.Parameter(weight, requires_grad=False)
+        model.weight.logical, model.weight.patches = weight.logical, weight.patches
+    view = shared_view(model)
+    assert type(view.weight) is Packed and isinstance(view.weight, nn.Parameter) and view.weight is not model.weight
+    assert view.weight.shape == (3, 2) and view.weight.patches is model.weight.patches
+    assert view.weight.data_ptr() == model.weight.data_ptr() and not view.weight.is_inference()
+
+
+def test_what_hangs_on_it_is_not_copied():
+    model, function = Model(), lambda weight: weight
+    other = [torch.ones(3)]
+    model.first.weight_function, model.first.books = [function], other
+    view = shared_view(model, [function, other])
+    assert view.first.weight_function == [function] and view.first.weight_function is not model.first.weight_function
+    assert view.first.books is other

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from ..errors import ContinualLoraError
 from .adapter import Files
 from .factors import Lora
+from .full import WithDifference
+from .joint import Rows
 from .kohya import differences_from_kohya, differences_to_kohya
+from .layers import replace_layer
 from .lora import LoraAdapter
 
 NAME = "fresh_lora"
+FOLDABLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class FreshLoraAdapter(LoraAdapter):
@@ -42,7 +46,11 @@ class FreshLoraAdapter(LoraAdapter):
         self._fold(none | {name: factors.delta for name, factors in lora.items()})
 
     def go_on_from(self, files: Files) -> None:
-        """Fold what was learned so far into the view's own weights; the LoRA stays as it starts."""
+        """Fold what was learned so far into the view's own weights; the LoRA stays as it starts.
+
+        Weights of 8 bits would lose it, packed ones cannot be added to, and rows of a joint layer have no weights of
+        their own: there it is kept beside them.
+        """
         self._fold(differences_from_kohya(files.get("lora", {}), self.names, self.kohya_names))
 
     def _fold(self, differences: Mapping[str, Tensor]) -> None:
@@ -55,8 +63,13 @@ class FreshLoraAdapter(LoraAdapter):
                     f"It is of shape {list(difference.shape)}.",
                     "Use a file of this pack that was trained on the same kind of model.",
                 )
-            self._past[name] = difference.to(weight.device)
-            folded = (weight.float() + self._past[name]).to(weight.dtype)
+            self._past[name] = difference.to(self.parameters[f"{name}.lora_up"].device)
+            if isinstance(base, Rows) or type(weight) is not nn.Parameter or weight.dtype not in FOLDABLE:
+                beside = WithDifference(base)
+                beside.difference.weight = nn.Parameter(self._past[name], requires_grad=False)
+                replace_layer(self.unet, f"{name}.base_layer", beside)
+                continue
+            folded = (weight.float() + self._past[name].to(weight.device)).to(weight.dtype)
             base.register_parameter("weight", nn.Parameter(folded, requires_grad=False))
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ContinualLoraError
@@ -14,30 +13,26 @@ PARTS = ("to_q", "to_k", "to_v")
 
 
 class Rows(nn.Linear):
-    """A part of a joint projection: some rows of its weight, and of what it has just answered.
+    """A part of a joint projection: some rows of what it has just answered.
+
+    Its weight stands for the shape and the place of those rows and is never read: the layer may keep its own packed, or
+    elsewhere.
 
     Args:
-        joint: the layer.
-        start: the first row.
-        count: of rows.
+        joint: the layer, of 3 * n rows.
     """
 
-    def __init__(self, joint: nn.Module, start: int, count: int) -> None:
-        weight = joint.get_parameter("weight").detach()
-        bias: Tensor | None = joint.bias  # type: ignore[assignment]
-        super().__init__(weight.shape[1], count, bias=False, device="meta")  # no memory, no random numbers
-        self.weight = nn.Parameter(weight[start : start + count], requires_grad=False)
-        if bias is not None:
-            self.bias = nn.Parameter(bias.detach()[start : start + count], requires_grad=False)
+    def __init__(self, joint: nn.Module) -> None:
+        weight = joint.get_parameter("weight")
+        rows, columns = weight.shape[0] // len(PARTS), weight.shape[1]
+        super().__init__(columns, rows, bias=False, device="meta")  # no memory, no random numbers
+        self.weight = nn.Parameter(torch.zeros(1, 1, device=weight.device).expand(rows, columns), requires_grad=False)
         self.answer: Tensor | None = None
-        self._of_joint = [self.weight]  # in a list, so that it is no second parameter
 
     def forward(self, x: Tensor) -> Tensor:
-        """The rows of the joint answer to x; of another weight that was put in their place, its own answer."""
-        if self.weight is self._of_joint[0]:
-            assert self.answer is not None
-            return self.answer
-        return F.linear(x, self.weight.to(x), None if self.bias is None else self.bias.to(x))
+        """The rows of the joint answer to x."""
+        assert self.answer is not None
+        return self.answer
 
 
 class JointProjection(nn.Module):
@@ -49,8 +44,7 @@ class JointProjection(nn.Module):
     def __init__(self, joint: nn.Module) -> None:
         super().__init__()
         self.joint = joint
-        count = joint.get_parameter("weight").shape[0] // 3
-        self._rows = [Rows(joint, count, count), Rows(joint, 2 * count, count)]  # a list, so not twice in the tree
+        self._rows = [Rows(joint), Rows(joint)]  # a list, so not twice in the tree
         self.to_k, self.to_v = self._rows
 
     def forward(self, x: Tensor) -> Tensor:

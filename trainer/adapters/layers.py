@@ -50,6 +50,12 @@ def cross_attention_layers(unet: nn.Module) -> list[str]:
     return names
 
 
+def prompt_layers(unet: nn.Module) -> list[str]:
+    """What `cross_attention_layers` would find after `split_joint_attention`; the model is left alone."""
+    parts = [f"{name}.{part}" for name in joint_attention_layers(unet) for part in JOINT_PARTS]
+    return parts or cross_attention_layers(unet)
+
+
 def joint_attention_layers(unet: nn.Module) -> dict[str, str]:
     """The layers of a text stream's Q, K and V -> what diffusers calls the attention; empty for a U-Net."""
     return {

@@ -1,21 +1,27 @@
 """A host's MODEL, CLIP and VAE as a `Denoiser`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy import model_management
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_base import ModelType
 from torch import Tensor, nn
 
-from ...adapters.layers import split_joint_attention
+from ...adapters.layers import (
+    cross_attention_layers,
+    joint_attention_layers,
+    prompt_layers,
+    split_joint_attention,
+)
 from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
-from ..fingerprint import autoencoder_fingerprint, fingerprint
-from ..view import shared_view
+from ..fingerprint import autoencoder_fingerprint
+from .memory import load, load_for_training
+from .private import private_view
 from .tokens import text_encoders, with_tokens
+from .weights import model_weights_fingerprint
 
 PARAMETERIZATIONS: dict[ModelType, Parameterization] = {
     ModelType.EPS: "eps",
@@ -37,12 +43,14 @@ class Family:
         resolution: side of its training images in pixels.
         vector: width of the vector conditioning; of SDXL the pooled prompt and six sizes; 0 for none.
         in_place: the host adds onto what the layer norms of the network have just read.
+        cfg: how strongly a picture that is drawn while it trains follows its prompt; 1 where guidance is distilled in.
     """
 
     architecture: str
     resolution: int
     vector: int = 0
     in_place: bool = False
+    cfg: float = 5.0
 
 
 # latent channels, and the width of the prompts of a U-Net or the class of another network -> what it is
@@ -52,7 +60,7 @@ FAMILIES: dict[tuple[int, int | str], Family] = {
     (4, 2048): Family("stable-diffusion-xl-v1-base", 1024, 2816),
     (8, 128): Family("continual-lora-tiny", 64),
     (16, "SD3"): Family("stable-diffusion-3", 1024, 2048),
-    (16, "Flux"): Family("flux-1", 1024, 768, in_place=True),
+    (16, "Flux"): Family("flux-1", 1024, 768, in_place=True, cfg=1.0),
 }
 
 
@@ -74,14 +82,13 @@ def _keep_inputs_of_norms(module: nn.Module) -> None:
 
 
 def model_fingerprint(model: Any) -> str:
-    """The fingerprint of a MODEL as it stands, with the LoRAs that the user applied.
+    """The fingerprint of a MODEL with the LoRAs that the user applied; it does not have to be loaded.
 
     Raises:
         ContinualLoraError: a kind of model that is not supported.
     """
-    model_management.load_models_gpu([model])
     _family(model.model)
-    return fingerprint(split_joint_attention(shared_view(model.model.diffusion_model)))
+    return model_weights_fingerprint(model, prompt_layers(model.model.diffusion_model))
 
 
 class ComfyBase:
@@ -98,18 +105,28 @@ class ComfyBase:
 
     def __init__(self, model: Any, clip: Any, vae: Any) -> None:
         self.fingerprint = model_fingerprint(model)
-        model_management.load_models_gpu([model, clip.patcher])
-        self._model, self._clip, self._vae = model.model, clip, vae
+        load([model, clip.patcher])
+        self._patcher, self._model, self._clip, self._vae = model, model.model, clip, vae
         self.device = torch.device(model.load_device)
-        self.unet = split_joint_attention(shared_view(self._model.diffusion_model))
+        self.family = _family(self._model)
+        self._take_views()
         self.parameterization: Parameterization = PARAMETERIZATIONS[self._model.model_type]
-        self._family = _family(self._model)
-        self.architecture, self.resolution = self._family.architecture, self._family.resolution
-        self._text = shared_view(clip.cond_stage_model)
-        _keep_inputs_of_norms(self._text)
-        if self._family.in_place:
-            _keep_inputs_of_norms(self.unet)
+        self.architecture, self.resolution = self.family.architecture, self.family.resolution
         self._scales, self._timesteps = self._schedule()
+
+    def _take_views(self) -> None:
+        unet = self._model.diffusion_model
+        adapted = joint_attention_layers(unet) or cross_attention_layers(unet)
+        self.unet = split_joint_attention(private_view(unet, self.device, set(adapted)))
+        self._text = private_view(self._clip.cond_stage_model, torch.device(self._clip.patcher.load_device))
+        _keep_inputs_of_norms(self._text)
+        if self.family.in_place:
+            _keep_inputs_of_norms(self.unet)
+
+    def make_room(self, shape: Sequence[int], checkpointed: bool) -> None:
+        """The models are loaded again, as the host sees fit beside a training of this size, and seen anew."""
+        load_for_training([self._patcher, self._clip.patcher], self._patcher, shape, checkpointed)
+        self._take_views()
 
     def _schedule(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The host's own, shift included: signal and spread, and what the network is told of the time, [1000] each."""
@@ -146,7 +163,7 @@ class ComfyBase:
         if self._clip.layer_idx is not None:
             self._text.set_clip_options({"layer": self._clip.layer_idx})  # type: ignore[operator]
         context, pooled, *_ = self._text.encode_token_weights(pieces)  # type: ignore[operator]
-        vector = pooled.float().to(self.device) if self._family.vector else None
+        vector = pooled.float().to(self.device) if self.family.vector else None
         return Conditioning(context.float().to(self.device), vector, joint=self.parameterization == "flow")
 
     def word_vectors(self, word: str) -> TokenVectors:

@@ -16,7 +16,7 @@ from ...samples import Draw
 from ...settings import TrainSettings
 from .base import SCALE, ComfyBase
 
-STEPS, CFG, SAMPLER, SCHEDULER = 20, 5.0, "euler", "normal"
+STEPS, SAMPLER, SCHEDULER = 20, "euler", "normal"
 
 
 def live_model(model: Any, base: ComfyBase) -> Any:
@@ -56,13 +56,14 @@ def live_draw(model: Any, vae: Any, base: ComfyBase, settings: TrainSettings) ->
             f"It is off, and the latents are `{type(latent_format).__name__}`.",
             "Switch it on, or set sample_every to 0.",
         )
-    live = live_model(model, base)
 
     def draw(prompt: Conditioning, empty: Conditioning, shape: torch.Size) -> Image.Image:
         blank = torch.zeros(1, *shape)
         noise = torch.randn(blank.shape, generator=torch.Generator().manual_seed(settings.seed))
+        live = live_model(model, base)  # now, since the view is another one once there is room for the training
+        conds = _cond(prompt), _cond(empty)
         latents = comfy.sample.sample(
-            live, noise, STEPS, CFG, SAMPLER, SCHEDULER, _cond(prompt), _cond(empty), blank, seed=settings.seed
+            live, noise, STEPS, base.family.cfg, SAMPLER, SCHEDULER, *conds, blank, seed=settings.seed
         )
         if settings.sample_with_vae:
             return to_pil(vae.decode(latents)[0].movedim(-1, 0))

@@ -1,6 +1,6 @@
 """The embedded base as a `Denoiser`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -48,6 +48,9 @@ class TinyBase:
         self.fingerprint = fingerprint(self.weights.unet)
         signal = scaled_linear_alphas_cumprod().to(self.device)
         self._scales = signal.sqrt(), (1 - signal).sqrt()
+
+    def make_room(self, shape: Sequence[int], checkpointed: bool) -> None:
+        """Nothing to do: it is small."""
 
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, 64, 64] in 0..1 -> latents [B, 8, 8, 8]."""
