@@ -2,18 +2,19 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from .files import write_tensors
+from .errors import ContinualLoraError
+from .files import read_tensors, write_tensors
+from .metadata import tensor_hash
 from .sequence import digest
 
-FOLDER = "cache"
+FOLDER, DIGEST = "cache", "digest"
 
 
 def kept(folder: Path, made_from: Any, make: Callable[[], Tensor], device: torch.device) -> Tensor:  # noqa: ANN401
@@ -29,16 +30,18 @@ def kept(folder: Path, made_from: Any, make: Callable[[], Tensor], device: torch
     if (found := _read(path)) is not None:
         return found.to(device)
     latents = make()
-    write_tensors(path, {"latents": latents.cpu()})
+    tensors = {"latents": latents.cpu()}
+    write_tensors(path, tensors, {DIGEST: tensor_hash(tensors)})
     return latents
 
 
 def _read(path: Path) -> Tensor | None:
     """What a file holds; a damaged one is made again like one that is not there."""
-    try:
-        return load_file(path)["latents"] if path.exists() else None
-    except (SafetensorError, KeyError):
-        return None
+    with suppress(ContinualLoraError):
+        tensors, metadata = read_tensors(path)
+        if tensors.keys() == {"latents"} and metadata.get(DIGEST) == tensor_hash(tensors):
+            return tensors["latents"]
+    return None
 
 
 def pixel_digest(images: Tensor) -> str:

@@ -32,10 +32,10 @@ def room_needed(state: TrainState, carried: Mapping[str, Tensor], num_pixels: in
     """
     trained = sum(parameter.numel() * 4 for parameter in state.parameters.values())
     files = sum(tensor.nbytes for file in state.adapter.files().values() for tensor in file.values())
-    # The state with two moments, once more while it is replaced; a Fisher and an anchor as large as what is trained,
-    # or as the files where the Fisher weighs the update; PNGs of three bytes a pixel; and the lists.
+    # The state with two moments and perhaps an average, once more while it is replaced; a Fisher and an anchor as large
+    # as what is trained, or as the files where the Fisher weighs the update; PNGs of three bytes a pixel; the lists.
     methods = max(sum(tensor.nbytes for tensor in carried.values()), 2 * max(trained, files))
-    return 2 * 3 * trained + files + methods + 3 * num_pixels + 1_000_000
+    return 2 * (4 if state.average else 3) * trained + files + methods + 3 * num_pixels + 1_000_000
 
 
 def check_room(root: Path, needed: int) -> None:
@@ -105,7 +105,7 @@ def _wrong_with(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], stat
         return "Its numbers are not those that were written."
     lists = ("losses", "penalties", "norms")
     shapes = {f"parameter.{name}": value.shape for name, value in state.parameters.items()}
-    shapes |= {"step": torch.Size([])}
+    shapes |= {f"average.{name}": value.shape for name, value in state.average.items()} | {"step": torch.Size([])}
     for name, shape in shapes.items():
         if name not in tensors or tensors[name].shape != shape:
             return f"It lacks `{name}` of shape {list(shape)}."

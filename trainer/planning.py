@@ -85,7 +85,9 @@ def check_fits(
     sequence.check_base(denoiser.fingerprint)
     cross_attention_layers(denoiser.unet)
     build_methods(settings)
-    check_words(settings.base_concept, "base_concept", MAX_PROMPT)
+    for name, value in asdict(settings).items():
+        if isinstance(value, str):  # the manifest could not hold it at the end
+            check_words(value, name, MAX_PROMPT)
     check_optimizer(settings, denoiser.device)
     check_precision(settings.mixed_precision, denoiser.device)
     check_min_snr(settings.min_snr_gamma, denoiser)

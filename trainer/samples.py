@@ -1,6 +1,7 @@
 """Pictures drawn while a training runs, so that its course can be seen."""
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from .concept import Concept
 from .denoiser import Conditioning, Denoiser
-from .errors import ContinualLoraError
+from .errors import ContinualLoraError, StorageError
 from .files import write_bytes
 from .images import to_pil
 from .sampling import sample
@@ -57,7 +58,10 @@ def file_of(folder: Path, step: int) -> Path:
 
 
 def keep(path: Path, picture: Image.Image) -> None:
-    """Write a PNG."""
+    """Write a PNG; a disk that refuses it is warned of, and does not stop the training."""
     png = io.BytesIO()
     picture.save(png, "PNG")
-    write_bytes(path, png.getvalue())
+    try:
+        write_bytes(path, png.getvalue())
+    except StorageError as error:
+        warnings.warn(f"A picture was not kept. {error}", stacklevel=2)

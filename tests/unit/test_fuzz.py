@@ -26,7 +26,6 @@ from trainer.adapters.lora import LoraAdapter
 from trainer.apply import apply_sequence
 from trainer.concept import bare_token, check_token, concept_from_batch, load_concept, prepare
 from trainer.errors import ContinualLoraError
-from trainer.loop import TrainState
 from trainer.merging import MERGE_METHODS, merge
 from trainer.merging.lines import merge_sequences
 from trainer.names import check_file_name, check_words
@@ -34,6 +33,7 @@ from trainer.partial import restore_partial, save_partial
 from trainer.prompts import base_prompt, split_tokens, token_of, without_tokens
 from trainer.sequence import ConceptSequence, lines_on_disk
 from trainer.settings import TrainSettings
+from trainer.state import TrainState
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

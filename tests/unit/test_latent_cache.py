@@ -90,6 +90,14 @@ def test_a_damaged_file_is_made_again(keep, tmp_path):
     assert images_encoded(tmp_path, seed=1) == 3 and file.read_bytes() == before
 
 
+def test_a_file_with_a_flipped_bit_is_made_again(tmp_path):
+    run(tmp_path)
+    (file,) = (tmp_path / "cache").iterdir()
+    before = file.read_bytes()
+    file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    assert images_encoded(tmp_path, seed=1) == 3 and file.read_bytes() == before
+
+
 def test_fingerprint_of_the_embedded_autoencoder(random_tiny_folder):
     base = TinyBase(random_tiny_folder)
     before = base.autoencoder_fingerprint()
