@@ -23,7 +23,7 @@ def compared(comfyui: Path, parent: Path, checkpoint: Path) -> dict[str, Any]:
 
     model, clip, vae = load_checkpoint(comfyui, checkpoint)
     from continual_lora.trainer.bases.comfyui.base import ComfyBase
-    from continual_lora.trainer.bases.comfyui.live import CFG, SAMPLER, SCHEDULER, STEPS, live_draw
+    from continual_lora.trainer.bases.comfyui.live import SAMPLER, SCHEDULER, STEPS, live_draw
     from continual_lora.trainer.bases.comfyui.sampling import host_artist
 
     rng = torch.Generator().manual_seed(0)
@@ -43,7 +43,8 @@ def compared(comfyui: Path, parent: Path, checkpoint: Path) -> dict[str, Any]:
         return decode(line.root / "samples" / line.tasks[0].folder / f"step_{step:06d}.png")
 
     with_, without = taught("with", sample_every=1), taught("without")
-    artist = host_artist(model, clip, vae, 1, SEED, STEPS, CFG, SAMPLER, SCHEDULER, SIDE)
+    cfg = ComfyBase(model, clip, vae).family.cfg
+    artist = host_artist(model, clip, vae, 1, SEED, STEPS, cfg, SAMPLER, SCHEDULER, SIDE)
     (finished,) = next(iter(artist.draw(with_, [concept.prompt])))
     last, first = picture(with_, 2), picture(with_, 1)
 
