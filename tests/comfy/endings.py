@@ -74,9 +74,9 @@ def ended(ending: str, weights: Path) -> dict[str, Any]:
     plain, raised, steps = train.ComfyBase, "", [0]
     progress = train.Progress.__call__
 
-    def counted(self: Any, phase: str, done: int, total: int) -> None:
+    def counted(self: Any, *report: Any) -> None:
         steps[0] += 1
-        progress(self, phase, done, total)
+        progress(self, *report)
 
     train.ComfyBase, train.Progress.__call__ = watched(plain, ending, alive), counted
     try:

@@ -169,7 +169,7 @@ def manifests(valid):
             if draw(st.integers(0, 4)) == 0:
                 place.pop(key, None)
             else:
-                place[key] = draw(json_values | names | st.sampled_from(sorted(manifest.get("tasks") or {"": 0})))
+                place[key] = draw(json_values | names | st.sampled_from(sorted(valid["tasks"])))
         return json.dumps(manifest).encode()
 
     return edited() | json_values.map(lambda value: json.dumps(value).encode()) | damaged(text.encode())
