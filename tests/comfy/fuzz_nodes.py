@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,10 +21,11 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 
 EXAMPLES = 1000
-RARE = 60  # one in so many inputs of a node that trains or draws is whole
+RARE = 100  # one in so many inputs of a node that trains or draws is whole
 FEW: dict[str, Any] = {"steps": 1, "rank": 2, "recipe": "lora_ewc", "options": {"fisher_draws": 1}}
 WRITES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate", "shutil.rmtree"}
 
@@ -35,7 +37,9 @@ def watch(folder: Path) -> set[str]:
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         opened_to_write = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-        if event in WRITES or opened_to_write:
+        # A path below an open folder is one that shutil.rmtree has named already.
+        below = event in ("os.remove", "os.rmdir") and args[1] != -1
+        if (event in WRITES and not below) or opened_to_write:
             for path in args[: 2 if event == "os.rename" else 1]:
                 place = os.path.realpath(os.fspath(path)) if isinstance(path, str | bytes | os.PathLike) else inside
                 if not str(place).startswith((inside, "/dev/")) and "__pycache__" not in str(place):
@@ -326,12 +330,14 @@ def fuzz(folder: Path) -> dict[str, Counter[str]]:
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     sys.path[0:1], sys.argv[1:] = arguments[:2], ["--cpu"]
+    tempfile.tempdir = arguments[2]  # torch writes there
     import comfy.options
 
     comfy.options.enable_args_parsing()  # otherwise ComfyUI does not see --cpu
     import torch
 
     torch.set_num_threads(1)
+    set_hypothesis_home_dir(Path(arguments[2]) / "hypothesis")  # it keeps tables of characters
     outside = watch(Path(arguments[2]))
     with torch.inference_mode():  # as nodes run
         found = fuzz(Path(arguments[2]))
