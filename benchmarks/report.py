@@ -69,7 +69,7 @@ def results_table(rows: Rows) -> str:
 
 def authors_table(rows: Rows) -> str:
     """The authors' table in their order and columns: ours, mean and standard deviation, and theirs in brackets."""
-    groups = grouped([row for row in rows if row["adapter"] != "vera"], lambda row: row["recipe"])
+    groups = by_recipe(rows)
     lines = [f"| recipe | {' | '.join(AUTHORS_COLUMNS.values())} |", "|---" * (len(AUTHORS_COLUMNS) + 1) + "|"]
     for recipe, theirs in AUTHORS.items():
         if recipe in groups:
@@ -84,11 +84,11 @@ def agreement_table(rows: Rows) -> str:
 
     A pair counts as decided here if the means differ by more than the sum of both standard deviations.
     """
-    groups = grouped([row for row in rows if row["adapter"] != "vera"], lambda row: row["recipe"])
+    groups = by_recipe(rows)
     known = [recipe for recipe in AUTHORS if recipe in groups]
     lines = ["| metric | the same order | the other order | not decided | which are the other way |", "|---" * 5 + "|"]
     for column, metric in enumerate(AUTHORS_COLUMNS):
-        if not any(row[metric] for row in rows):  # T2I, where no encoder reads
+        if not all(row[metric] for recipe in known for row in groups[recipe]):  # T2I in rows of an earlier version
             continue
         same, undecided, other = 0, 0, []
         for one, two in itertools.combinations(known, 2):
@@ -197,6 +197,11 @@ def grouped(rows: Rows, key: Callable[[dict[str, str]], object]) -> dict[object,
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
+
+
+def by_recipe(rows: Rows) -> dict[object, Rows]:
+    """The rows of what the authors trained, that is without VeRA."""
+    return grouped([row for row in rows if row["adapter"] != "vera"], lambda row: row["recipe"])
 
 
 def _mean_spread(group: Iterable[dict[str, str]], name: str) -> tuple[float, float]:
