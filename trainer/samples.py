@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from . import schedule
 from .concept import Concept
 from .denoiser import Conditioning, Denoiser
 from .errors import ContinualLoraError, StorageError
@@ -48,8 +49,7 @@ def sample_prompt(concept: Concept, settings: TrainSettings) -> str:
 
 def is_due(step: int, settings: TrainSettings) -> bool:
     """Whether to draw after a step."""
-    every = settings.sample_every
-    return every > 0 and step > 0 and (step % every == 0 or step == settings.steps)
+    return step > 0 and schedule.is_due(step, settings.sample_every, settings.steps)
 
 
 def file_of(folder: Path, step: int) -> Path:

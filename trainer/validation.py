@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from . import schedule
 from .classifier import stratified_timesteps
 from .concept import Concept
 from .denoiser import Conditioning, Denoiser
@@ -62,8 +63,7 @@ class Validation:
 
 def is_due(step: int, settings: TrainSettings) -> bool:
     """Whether to measure after a step (0 before the first): every so many, and after the last."""
-    every = settings.validation_every
-    return every > 0 and (step % every == 0 or step == settings.steps)
+    return schedule.is_due(step, settings.validation_every, settings.steps)
 
 
 def num_held_back(settings: TrainSettings) -> int:
