@@ -36,6 +36,7 @@ from trainer.state import TrainState
 from trainer.task import TrainedTask
 
 RESULT = Path(__file__).with_name("results") / "host_speed.json"
+CHECKPOINTS = Path("build/checkpoints").resolve()
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIDE, RANK, ROUNDS, CORE_STEPS = 32, 4, 5, 2
 WORDS = ("fox", "guitar", "sunflower", "penguin", "cup", "chair", "house", "boat")
@@ -338,7 +339,7 @@ def main() -> None:
     if args.part:
         print("\n" + json.dumps(PARTS[args.part](Host(args.comfyui, args.checkpoint, args.dtypes[0]))))
         return
-    checkpoint = args.checkpoint or build_checkpoint(args.comfyui.resolve(), "sd15_full", Path("build/checkpoints"))
+    checkpoint = args.checkpoint or build_checkpoint(args.comfyui.resolve(), "sd15_full", CHECKPOINTS)
     results = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     for dtype in args.dtypes:
         found = {}
