@@ -2,17 +2,19 @@
 
 The model is Stable Diffusion 1.5's with random weights, 256 pixels, batch 1, in fp32 and in bf16. What is ours is timed
 in turn in one process, on views of one model, so that a slow moment of the machine meets all of it alike. The host's
-own trainer changes the model that it trains, and peaks of memory last: these have a process each. Writes
+own trainer changes the model that it trains, so it has a process of its own, beside steps of ours. Writes
 results/host_speed.json, one object a number format.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,54 +61,58 @@ def time_ours(host: Host) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS + 1):
         for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            finish()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(_seconds(work))
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def peak_of_ours(host: Host) -> dict[str, float]:
-    """Bytes that the loaded base takes, that attaching adds, and the peak of a few steps."""
+def beside_core(host: Host) -> dict[str, float]:
+    """A few steps of ours, then of the host's own trainer: seconds of a step, and the peaks of memory.
+
+    Both at the same latents, batch, rank and number format; in the order in which neither finds what the other left.
+    """
     host.base()  # the host has put the model where it computes
     loaded = resident()
     step = training(host)
-    attached = resident()
+    attached = resident() - loaded
     reset_peak()
-    for _ in range(CORE_STEPS + 1):
-        step()
-    return {"loaded": loaded, "attached": attached - loaded, "peak": peak()}
+    seconds = [_seconds(step) for _ in range(CORE_STEPS + 1)][1:]
+    ours = {"step": statistics.median(seconds), "peak": peak()}
+    del step
+    gc.collect()
+    return {"loaded": loaded, "attached": attached, **ours, **core_trainer(host)}
 
 
 def core_trainer(host: Host) -> dict[str, float]:
-    """Seconds a step and peak of the host's own trainer, at the same latents, batch, rank and number format."""
+    """Seconds a step and peak of the host's own trainer, without the first step."""
     from comfy_extras.nodes_train import TrainLoraNode
 
-    host.base()
     tokens: Any = host.clip.tokenize("photo of a fox")  # type: ignore[attr-defined]
     positive = host.clip.encode_from_tokens_scheduled(tokens)  # type: ignore[attr-defined]
     dtype = host.settings.mixed_precision.replace("no", "fp32")
     wanted = {"batch_size": 1, "grad_accumulation_steps": 1, "learning_rate": 1e-6, "rank": RANK, "optimizer": "AdamW"}
     wanted |= {"loss_function": "MSE", "seed": 0, "training_dtype": dtype, "lora_dtype": dtype, "algorithm": "LoRA"}
     wanted |= {"gradient_checkpointing": False, "existing_lora": "[None]"}
+    # Newer hosts have more settings.
+    given = {"model", "latents", "positive"}
+    known = {item.id: item.default for item in TrainLoraNode.define_schema().inputs if item.id not in given}
     seconds = []
     reset_peak()
     for steps in (1, 1 + CORE_STEPS):
-        arguments = {name: [value] for name, value in (wanted | {"steps": steps}).items()}
-        start = time.perf_counter()
+        arguments = {name: [value] for name, value in (known | wanted | {"steps": steps}).items()}
         # One at a time: it fails on a single batch of latents.
         latents = [{"samples": latent[None]} for latent in host.latents]
-        TrainLoraNode.execute([host.model], latents, [positive], **arguments)
-        finish()
-        seconds.append(time.perf_counter() - start)
-    return {"core_step": (seconds[1] - seconds[0]) / CORE_STEPS, "peak": peak()}
+        seconds.append(_seconds(partial(TrainLoraNode.execute, [host.model], latents, [positive], **arguments)))
+    return {"core_step": (seconds[1] - seconds[0]) / CORE_STEPS, "core_peak": peak()}
 
 
-PARTS: dict[str, Callable[[Host], dict[str, float]]] = {
-    "times": time_ours,
-    "memory": peak_of_ours,
-    "core": core_trainer,
-}
+def _seconds(work: Work) -> float:
+    start = time.perf_counter()
+    work()
+    finish()
+    return time.perf_counter() - start
+
+
+PARTS: dict[str, Callable[[Host], dict[str, float]]] = {"times": time_ours, "core": beside_core}
 
 
 def ratios(found: dict[str, dict[str, float]], settings: TrainSettings) -> dict[str, float]:
@@ -116,14 +122,14 @@ def ratios(found: dict[str, dict[str, float]], settings: TrainSettings) -> dict[
         found: part -> its figures.
         settings: the node's defaults, whose steps and Fisher draws make a task.
     """
-    t, memory, core = found["times"], found["memory"], found["core"]
+    t, core = found["times"], found["core"]
     fisher_seconds = settings.fisher_draws * t["fisher_low_memory"]
     return {
         "step_over_bare": t["step"] / t["bare"],
         "token_step_over_bare": t["token_step"] / t["bare"],
-        "core_over_step": core["core_step"] / t["step"],
-        "peak_over_core": memory["peak"] / core["peak"],
-        "attach_over_base": memory["attached"] / memory["loaded"],
+        "core_over_step": core["core_step"] / core["step"],
+        "peak_over_core": core["peak"] / core["core_peak"],
+        "attach_over_base": core["attached"] / core["loaded"],
         "ewc_overhead": t["ewc_step"] / t["step"] - 1,
         "fisher_dc_over_separate": t["fisher"] / t["separate"],
         "fisher_dc_low_memory_over_separate": t["fisher_low_memory"] / t["separate"],
