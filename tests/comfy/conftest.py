@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def server(comfy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(comfy_path, tmp_path_factory.mktemp("comfyui"), ROOT) as server:
+    server = Server(comfy_path, tmp_path_factory.mktemp("comfyui"), ROOT)
+    loader = Path(__file__).with_name("small_flux")
+    (server.base / "custom_nodes" / loader.name).symlink_to(loader, target_is_directory=True)
+    with server:
         yield server
 
 
@@ -51,3 +54,9 @@ def sd3_checkpoint(comfy_path: Path, server: Server) -> str:
 def sdxl_checkpoint(comfy_path: Path, server: Server) -> str:
     """Of SDXL."""
     return checkpoint(comfy_path, server, "sdxl")
+
+
+@pytest.fixture(scope="session")
+def flux_checkpoint(comfy_path: Path, server: Server) -> str:
+    """Of Flux with a small T5, for the node of small_flux/."""
+    return checkpoint(comfy_path, server, "flux")
