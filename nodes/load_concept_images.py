@@ -64,7 +64,7 @@ class LoadConceptImages(io.ComfyNode):
                     "folder",
                     options=[NONE, *image_folders()],
                     tooltip="Folder below ComfyUI's input with 3 to 20 images of the concept, or a bundled sample. "
-                    "Images dropped on the node go into it. Press R in ComfyUI to look again.",
+                    "Press R in ComfyUI to look again.",
                 ),
                 io.String.Input(
                     "token",

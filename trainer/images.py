@@ -70,8 +70,9 @@ def thumbnail(file: Path, short_side: int) -> Image.Image:
 
 
 def _not_readable(file: Path, error: Exception) -> ContinualLoraError:
+    reason = str(error).replace(repr(str(file))[1:-1], file.name)  # decoders quote the whole path
     return ContinualLoraError(
-        f'"{file.name}" must be a readable image.', f"It could not be decoded: {error}.", "Remove or replace it."
+        f'"{file.name}" must be a readable image.', f"It could not be decoded: {reason}.", "Remove or replace it."
     )
 
 

@@ -28,7 +28,8 @@ export function newFolder(token, choices) {
 /** What an image is trained under: its caption, after the prompt if it lacks the token. */
 export function trainedUnder(caption, { token, classNoun, template }) {
   const word = bareToken(token);
-  const filled = (text) => text.replaceAll("{token}", word).replaceAll("{class_noun}", classNoun.trim());
+  // Functions, because a text could hold what stands for the match, such as "$&".
+  const filled = (text) => text.replaceAll("{token}", () => word).replaceAll("{class_noun}", () => classNoun.trim());
   const own = filled(caption);
   return own.includes(`<${word}>`) ? own : [filled(template), own].filter(Boolean).join(", ");
 }

@@ -4,13 +4,18 @@ import base64
 import io
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.server import Server
+from trainer.concept import TEMPLATE, bare_token, check_token, concept_from_batch
+from trainer.errors import ContinualLoraError
 
 KIND = "ContinualLoRA_LoadConceptImages"
 ADD = """([kind, values]) => {
@@ -91,6 +96,55 @@ def in_folder(folder: Path, name: str, color: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(png(color))
     return folder / name
+
+
+@pytest.fixture
+def in_page(browser: Browser, server: Server) -> Iterator[Callable[..., Any]]:
+    """Calls a function of concept_words.mjs in a page of the server that shows nothing."""
+    page = browser.new_page()
+    page.goto(f"{server.url}/system_stats")
+    call = """async ([name, given]) =>
+        (await import("/extensions/continual_lora/lib/concept_words.mjs"))[name](...given)"""
+    yield lambda name, *given: page.evaluate(call, [name, given])
+    page.close()
+
+
+def test_prompts_on_the_node_are_those_of_the_training(in_page: Callable[..., Any]) -> None:
+    captions = [
+        "",
+        "a red toy",
+        "<my-toy> {class_noun}",
+        "{token}",
+        "a <{token}>, {class_noun}",
+        "$& $1 {}",
+        "<MY-TOY>",
+    ]
+    for token in ("my-toy", " <my-toy> "):
+        for noun in (" toy ", "$&", "{token}"):
+            for template in (TEMPLATE, "<{token}>", "$$ <my-toy>"):
+                blank = torch.zeros(len(captions), 8, 8, 3)
+                concept = concept_from_batch(blank, token=token, class_noun=noun, template=template)
+                words = {"token": token, "classNoun": noun, "template": template}
+                shown = [in_page("trainedUnder", caption, words) for caption in captions]
+                assert shown == replace(concept, captions=captions).prompts
+
+
+@pytest.mark.parametrize("token", ["my-toy", "<my-toy>", " A_1 ", "x" * 64, "com10"])
+def test_folder_is_named_after_a_token_that_is_one(token: str, in_page: Callable[..., Any]) -> None:
+    check_token(bare_token(token))
+    assert in_page("newFolder", token, []) == f"concepts/{bare_token(token)}"
+    taken = [f"concepts/{bare_token(token)}{end}" for end in ("", "-2", "-4")]
+    assert in_page("newFolder", token, taken) == f"concepts/{bare_token(token)}-3"
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "..", "a/b", "a\\b", "../..", "a b", "<<a>>", "x" * 65, "CON", "nul", "lpt1", "conin$", "\0", "fuchs\xe4"],
+)
+def test_no_folder_is_named_after_what_is_no_token(token: str, in_page: Callable[..., Any]) -> None:
+    with pytest.raises(ContinualLoraError):
+        check_token(bare_token(token))
+    assert in_page("newFolder", token, []) is None
 
 
 @both_renderers

@@ -174,6 +174,7 @@ def test_what_is_wrong_with_an_image_is_said_beside_it(server: Server, rex: Path
     (rex / "toy.txt").symlink_to(tmp_path / "outside" / "secret.txt")
     found = {image["name"]: image for image in listing(server, "pets/rex")["images"]}
     assert "must be a readable image" in found["broken.png"]["problem"]
+    assert str(server.base) not in json.dumps(found)
     assert "must be text in UTF-8" in found["fox.png"]["problem"]
     for name in ("stolen.png", "toy.jpg"):
         assert "It leads out of it." in found[name]["problem"]
