@@ -1,5 +1,6 @@
 """What the page of ComfyUI itself writes to the console as errors: everything else there is taken for ours."""
 
+import re
 from urllib.parse import urlsplit
 
 # Files that a new user does not have, and that ComfyUI's page asks for all the same.
@@ -11,6 +12,8 @@ OPTIONAL_FILES = {
     "/templates/fuse_options.json",
     "/templates/index_logo.json",
 }
+# A node's help is asked for in the user's language before it is asked for in any.
+OPTIONAL_HELP = re.compile(r"/extensions/[^/]+/docs/\w+/[\w-]+\.md")
 OPTIONAL_FOLDERS = ("dir=workflows", "dir=subgraphs")
 ITS_OWN_WORDS = (
     # Asked for facts about node packs, which `--disable-api-nodes` forbids.
@@ -28,5 +31,5 @@ def is_of_the_host(text: str, url: str) -> bool:
     if "status of 404" in text:
         asked = urlsplit(url)
         missing_folder = asked.path == "/api/userdata" and asked.query.startswith(OPTIONAL_FOLDERS)
-        return asked.path in OPTIONAL_FILES or missing_folder
+        return asked.path in OPTIONAL_FILES or missing_folder or bool(OPTIONAL_HELP.fullmatch(asked.path))
     return text.startswith(ITS_OWN_WORDS)
