@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from scripts.graph import Graph
+from scripts.workflows import WORKFLOWS
 from tests.server import Client, Server
 
 from .test_cli import cli
@@ -89,6 +91,26 @@ def pixels_of(image: Image.Image) -> torch.Tensor:
 def complaints(server: Server, start: int) -> list[str]:
     words = ("lora key not loaded", "NOT LOADED", "Traceback", "does not exist")
     return [line for line in server.log[start:].splitlines() if any(word in line for word in words)]
+
+
+def test_no_widget_of_a_template_is_stale(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our nodes are in the bundled files as the script writes them for the running server."""
+    monkeypatch.setattr("scripts.graph.FOLDER", tmp_path)
+    info = client.object_info()
+    for write in WORKFLOWS:
+        write(Graph(info))
+    names = {path.name for path in (ROOT / "workflows").glob("*.json")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for name in names:
+        stored, written = (
+            [node for node in json.loads((folder / name).read_text(encoding="utf-8"))["nodes"] if is_ours(node)]
+            for folder in (ROOT / "workflows", tmp_path)
+        )
+        assert stored == written, f"{name}: run `python -m scripts.workflows` (see there)"
+
+
+def is_ours(node: dict[str, Any]) -> bool:
+    return bool(node["type"].startswith("ContinualLoRA_"))
 
 
 def test_quickstart_teaches_draws_and_scores(client: Client, server: Server) -> None:
