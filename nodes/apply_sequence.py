@@ -21,7 +21,7 @@ class ApplyConceptSequence(io.ComfyNode):
             node_id="ContinualLoRA_ApplySequence",
             display_name="Apply Concept Sequence",
             category=CATEGORY,
-            description="Puts the sequence's LoRA on the model and makes <token> work in every prompt of the CLIP.",
+            description="Puts the sequence's LoRA on the model and makes `<token>` work in every prompt of the CLIP.",
             inputs=[
                 io.Model.Input("model", tooltip="The base model that the sequence was trained on."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),

@@ -77,7 +77,8 @@ class LoadConceptImages(io.ComfyNode):
                 io.String.Input(
                     "prompt",
                     default=TEMPLATE,
-                    tooltip="What the images are trained under; {token} and {class_noun} are filled in.",
+                    tooltip="What the images are trained under; the words in braces, token and class_noun, "
+                    "are filled in.",
                 ),
                 io.String.Input("name", default="", tooltip="What you call it; empty means the token.", optional=True),
                 io.Combo.Input(

@@ -232,7 +232,8 @@ class TrainSettings:
     )
     sample_prompt: str = setting(
         "",
-        "What these pictures show; {token} and {class_noun} are filled in. Empty is what the images are trained under.",
+        "What these pictures show; the words in braces, token and class_noun, are filled in. Empty is what the images "
+        "are trained under.",
         advanced=True,
     )
     sample_with_vae: bool = setting(

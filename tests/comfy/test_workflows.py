@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from scripts.graph import Graph
+from scripts.workflows import WORKFLOWS
 from tests.server import Client, Server
 
 from .test_cli import cli
@@ -32,26 +34,29 @@ def of_kind(prompt: dict[str, Any], kind: str) -> list[str]:
     return [number for number, node in prompt.items() if node["class_type"] == kind]
 
 
-def shortened(prompt: dict[str, Any], sequence: str, sd15: str = "") -> dict[str, Any]:
+def shortened(prompt: dict[str, Any], sequence: str, checkpoint: str = "") -> dict[str, Any]:
     """The same graph with few steps; on a checkpoint also small images. What is under test stays as it is."""
     prompt = copy.deepcopy(prompt)
-    for number, name in zip(of_kind(prompt, "ContinualLoRA_Train"), "abc", strict=False):
+    for number, name in zip(of_kind(prompt, "ContinualLoRA_Train"), "abcdefghi", strict=False):
         prompt[number]["inputs"] |= {"steps": STEPS, "sequence_name": f"{sequence} {name}", "rank": 2}
     for number in of_kind(prompt, "KSampler"):
         prompt[number]["inputs"]["steps"] = 1
     for number in of_kind(prompt, "ContinualLoRA_ClassifierScore"):
         prompt[number]["inputs"]["trials"] = 2
+    for number in of_kind(prompt, "ContinualLoRA_EvaluateSequence"):
+        prompt[number]["inputs"] |= {"images": 2, "steps": 1, "dc_trials": 2}
     options = of_kind(prompt, "ContinualLoRA_TrainOptions")
-    if sd15:
+    if checkpoint:
         for number in of_kind(prompt, "CheckpointLoaderSimple"):
-            prompt[number]["inputs"]["ckpt_name"] = sd15
+            prompt[number]["inputs"]["ckpt_name"] = checkpoint
         for number in of_kind(prompt, "EmptyLatentImage"):
             prompt[number]["inputs"] |= {"width": 64, "height": 64, "batch_size": 1}
-        prompt["options"] = {"class_type": "ContinualLoRA_TrainOptions", "inputs": defaults_of_options()}
-        for number in of_kind(prompt, "ContinualLoRA_Train"):
-            prompt[number]["inputs"]["options"] = ["options", 0]
-        options = ["options"]
-        prompt["options"]["inputs"] |= {"resolution": 64, "batch_size": 1}
+        if not options:
+            prompt["options"] = {"class_type": "ContinualLoRA_TrainOptions", "inputs": defaults_of_options()}
+            for number in of_kind(prompt, "ContinualLoRA_Train"):
+                prompt[number]["inputs"]["options"] = ["options", 0]
+            options = ["options"]
+        prompt[options[0]]["inputs"] |= {"resolution": 64, "batch_size": 1}
     for number in options:
         prompt[number]["inputs"] |= {"fisher_draws": 4}
     return prompt
@@ -86,6 +91,26 @@ def pixels_of(image: Image.Image) -> torch.Tensor:
 def complaints(server: Server, start: int) -> list[str]:
     words = ("lora key not loaded", "NOT LOADED", "Traceback", "does not exist")
     return [line for line in server.log[start:].splitlines() if any(word in line for word in words)]
+
+
+def test_no_widget_of_a_template_is_stale(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our nodes are in the bundled files as the script writes them for the running server."""
+    monkeypatch.setattr("scripts.graph.FOLDER", tmp_path)
+    info = client.object_info()
+    for write in WORKFLOWS:
+        write(Graph(info))
+    names = {path.name for path in (ROOT / "workflows").glob("*.json")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for name in names:
+        stored, written = (
+            [node for node in json.loads((folder / name).read_text(encoding="utf-8"))["nodes"] if is_ours(node)]
+            for folder in (ROOT / "workflows", tmp_path)
+        )
+        assert stored == written, f"{name}: run `python -m scripts.workflows` (see there)"
+
+
+def is_ours(node: dict[str, Any]) -> bool:
+    return bool(node["type"].startswith("ContinualLoRA_"))
 
 
 def test_quickstart_teaches_draws_and_scores(client: Client, server: Server) -> None:
@@ -171,6 +196,55 @@ def test_multi_concept_sd15_merges(client: Client, server: Server, sd15_checkpoi
     (merge,) = of_kind(prompt, "ContinualLoRA_MergeSequence")
     lora = load_file(done.outputs[merge]["text"][0])
     assert {len(v) for k, v in lora.items() if k.endswith("lora_down.weight")} == {4}  # cat: 2 + 2
+    assert complaints(server, start) == []
+
+
+def test_sequential_sdxl_draws_before_and_after(client: Client, server: Server, sdxl_checkpoint: str) -> None:
+    start = len(server.log)
+    prompt = shortened(load(client, "sequential_concepts_sdxl"), "xl", sdxl_checkpoint)
+    for number in of_kind(prompt, "ContinualLoRA_Train"):
+        prompt[number]["inputs"]["steps"] = 1
+    for number in of_kind(prompt, "ContinualLoRA_TrainOptions"):
+        prompt[number]["inputs"] |= {"fisher_draws": 1}
+    done = run(client, prompt, timeout=1200)
+    manifest = json.loads((sequence_folder(server, "xl a") / "manifest.json").read_text())
+    tasks = list(manifest["tasks"].values())
+    assert [task["token"] for task in tasks] == ["my-penguin", "my-guitar"]
+    assert all(task["settings"]["gradient_checkpointing"] for task in tasks)
+    before, after = (done.outputs[number]["images"] for number in of_kind(prompt, "SaveImage"))
+    assert [picture(client, image).size for image in (*before, *after)] == [(64, 64), (64, 64)]
+    (saver,) = of_kind(prompt, "ContinualLoRA_SaveSequence")
+    assert Path(done.outputs[saver]["text"][0]).name == "two_concepts_sdxl.safetensors"
+    assert complaints(server, start) == []
+
+
+def test_which_forgets_least_compares_three_recipes(client: Client, server: Server) -> None:
+    start, prompt = len(server.log), shortened(load(client, "which_method_forgets_least_cpu"), "least")
+    done = run(client, prompt, timeout=1200)
+    recipes = []
+    for name in "adg":
+        manifest = json.loads((sequence_folder(server, f"least {name}") / "manifest.json").read_text())
+        tasks = list(manifest["tasks"].values())
+        assert [task["token"] for task in tasks] == ["my-fox", "my-sunflower", "my-guitar"]
+        recipes.append({task["recipe"] for task in tasks})
+    assert recipes == [{"lora"}, {"lora_ewc_dc"}, {"lora_dsc_ewc_dc"}]
+    shown = [done.outputs[number]["images"] for number in of_kind(prompt, "PreviewImage")]
+    assert len(shown) == 6 and all(min(picture(client, image).size) > 50 for (image,) in shown)
+    tables = [done.outputs[number]["text"][0] for number in of_kind(prompt, "PreviewAny")]
+    assert len(tables) == 3 and all("EfficientNet-Lite0" in table and "dc_accuracy" in table for table in tables)
+    assert complaints(server, start) == []
+
+
+def test_classify_shows_answers_and_scores(client: Client, server: Server) -> None:
+    start, prompt = len(server.log), shortened(load(client, "classify_with_dc_scores_cpu"), "unused")
+    done = run(client, prompt)
+    (score,) = of_kind(prompt, "ContinualLoRA_ClassifierScore")
+    candidates = prompt[score]["inputs"]["prompts"].splitlines()
+    answers, scores = (done.outputs[number]["text"][0] for number in of_kind(prompt, "PreviewAny"))
+    assert answers.splitlines() == done.outputs[score]["text"] and len(answers.splitlines()) == 4
+    for answer, table in zip(answers.splitlines(), json.loads(scores), strict=True):
+        assert list(table) == candidates and sum(table.values()) == pytest.approx(1, abs=1e-4)
+        assert table[answer] == max(table.values())
     assert complaints(server, start) == []
 
 
