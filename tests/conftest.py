@@ -1,5 +1,8 @@
 """Fixtures of every kind of test."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,6 +14,21 @@ from trainer.bases.tiny.unet import UNet
 
 # The models of the tests are so small that a second thread only waits, and waits long on a busy machine.
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def comfy_path() -> Path:
+    """A ComfyUI checkout: COMFYUI_PATH, else the one that `make comfyui` puts into build/."""
+    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / "build" / "comfyui")
+    if not (path / "main.py").is_file():
+        pytest.fail(
+            f"There is no ComfyUI in {path}. Run `python -m scripts.comfyui build/comfyui`, "
+            "or set COMFYUI_PATH to a checkout.",
+            pytrace=False,
+        )
+    return path
 
 
 @pytest.fixture(scope="session")

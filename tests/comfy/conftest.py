@@ -1,28 +1,15 @@
 """Fixtures around one real ComfyUI server per test session."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.server import Client, Server
+
 from .checkpoint import build_checkpoint
-from .server import Client, Server
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def comfy_path() -> Path:
-    """A ComfyUI checkout: COMFYUI_PATH, else the one that `make comfyui` puts into build/."""
-    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / "build" / "comfyui")
-    if not (path / "main.py").is_file():
-        pytest.fail(
-            f"There is no ComfyUI in {path}. Run `python -m scripts.comfyui build/comfyui`, "
-            "or set COMFYUI_PATH to a checkout.",
-            pytrace=False,
-        )
-    return path
 
 
 @pytest.fixture(scope="session")

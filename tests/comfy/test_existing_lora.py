@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from .server import Client, Server
+from tests.server import Client, Server
+
 from .test_tiny_base import pixels, text_to_image
 from .test_workflows import load, of_kind
 

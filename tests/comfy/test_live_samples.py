@@ -9,9 +9,10 @@ from typing import Any
 import aiohttp
 from PIL import Image
 
+from tests.server import Client, Server
+
 from .checkpoint import build_checkpoint
 from .inside import run_inside
-from .server import Client, Server
 from .test_workflows import load, of_kind, sequence_folder
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from .server import Client, Server
+from tests.server import Client, Server
+
 from .test_tiny_base import pixels, text_to_image
 from .test_workflows import load, of_kind, sequence_folder, wait_until
 

@@ -9,12 +9,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from scripts.tiny_base.train import export, vocabulary
+from tests.server import Client, Server
 from trainer.bases.tiny.autoencoder import Autoencoder
 from trainer.bases.tiny.text import TextEncoder
 from trainer.bases.tiny.unet import UNet
 
 from .inside import run_inside
-from .server import Client, Server
 
 ROOT = Path(__file__).parents[2]
 LAYER = "input_blocks_1_1_transformer_blocks_0_attn2_to_v"

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from .server import Client, PromptRejectedError
+from tests.server import Client, PromptRejectedError
+
 from .workflow import to_prompt
 
 

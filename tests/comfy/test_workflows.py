@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from .server import Client, Server
+from tests.server import Client, Server
+
 from .test_cli import cli
 from .workflow import to_prompt
 
