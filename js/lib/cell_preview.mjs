@@ -5,7 +5,7 @@ import { METRICS, shownNumber } from "./metrics.mjs";
 
 const NAME = "continual-lora-sequence";
 const PICTURE_SIDE = 256;
-const PATIENCE_MS = 150; // for the pointer to get from the cell into the preview
+const PATIENCE_MS = 300; // for the pointer to get from the cell into the preview
 const GAP = 8;
 
 let numPreviews = 0;
@@ -56,7 +56,7 @@ export class CellPreview {
     );
     button.setAttribute("aria-describedby", this.element.id);
     document.body.append(this.element);
-    this.#place(button.getBoundingClientRect());
+    this.#place(button);
   }
 
   hide() {
@@ -79,12 +79,23 @@ export class CellPreview {
     return element("div", { class: `${NAME}-grid`, style: `--columns: ${columns(images.length)}` }, ...shown);
   }
 
-  /** Below the cell, or above it where there is more room, and never over it or out of the window. */
-  #place(cell) {
+  /** Beside the panel, so that no other cell is covered; below or above the cell where there is no room. */
+  #place(button) {
     const { width, height } = this.element.getBoundingClientRect();
+    const panel = button.closest(`.${NAME}`).getBoundingClientRect();
+    const cell = button.getBoundingClientRect();
+    const right = panel.right + GAP;
+    const left = panel.left - GAP - width;
     const isBelow = cell.bottom + GAP + height <= innerHeight || cell.top < innerHeight - cell.bottom;
-    const left = Math.max(GAP, Math.min(cell.left, innerWidth - width - GAP));
-    this.element.style.left = `${left}px`;
-    this.element.style.top = isBelow ? `${cell.bottom + GAP}px` : `${Math.max(GAP, cell.top - GAP - height)}px`;
+    let [x, y] = [cell.left, isBelow ? cell.bottom + GAP : cell.top - GAP - height];
+    if (right + width <= innerWidth - GAP) [x, y] = [right, cell.top];
+    else if (left >= GAP) [x, y] = [left, cell.top];
+    this.element.style.left = `${within(x, width, innerWidth)}px`;
+    this.element.style.top = `${within(y, height, innerHeight)}px`;
   }
+}
+
+/** Where a box of `size` is wholly in a window of `room`, as far as it fits. */
+function within(start, size, room) {
+  return Math.max(GAP, Math.min(start, room - size - GAP));
 }
