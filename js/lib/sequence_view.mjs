@@ -13,7 +13,7 @@ export class SequenceView {
     this.server = server;
     this.hint = hint;
     this.onHeight = () => {};
-    this.leastHeight = HEIGHTS.hint;
+    this.leastHeight = 0;
     const say = (text, isError) => this.#say(text, isError);
     this.message = element("p", { class: `${NAME}-message` }, hint);
     this.status = element("p", { class: `${NAME}-status`, role: "status" });
@@ -21,19 +21,22 @@ export class SequenceView {
     this.map = new HeatMap(server, say);
     this.element = element(
       "section",
-      { class: `${NAME} ${NAME}-only-message`, "aria-label": "Concept sequence" },
+      // The last class makes older Vue nodes give it the height that is left; newer ones see that it has a least height.
+      { class: `${NAME} ${NAME}-only-message widget-expands`, "aria-label": "Concept sequence" },
       this.strip.element,
       this.map.element,
       this.message,
       this.status,
     );
+    this.#height(HEIGHTS.hint);
   }
 
   /** Show a sequence, "name" or "name / task", with one of its evaluations or its newest; "" shows the hint. */
   show(choice, evaluation = "") {
+    if (this.asking && choice === this.choice && evaluation === this.evaluation) return;
     this.choice = choice;
     this.evaluation = evaluation;
-    return this.refresh();
+    this.refresh();
   }
 
   /** Ask again; what has not changed on the server stays as it is, scrolled and focused. */
@@ -41,7 +44,10 @@ export class SequenceView {
     this.asking?.abort();
     const asking = new AbortController();
     this.asking = asking;
-    if (!this.choice) return this.#words(this.hint);
+    if (!this.choice) {
+      this.#words(this.hint);
+      return;
+    }
     try {
       const { choice, evaluation } = this;
       const tasks = await this.server.sequence(choice, 1, asking.signal);
@@ -53,7 +59,6 @@ export class SequenceView {
     } catch (error) {
       if (!asking.signal.aborted) this.#words(error.message, true);
     }
-    return undefined;
   }
 
   close() {

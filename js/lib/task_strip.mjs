@@ -9,6 +9,7 @@ const PICTURE_SIDE = 192;
 const CONFIRMED_MS = 1600;
 const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const DATE_AND_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "short" });
+const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
 const UNITS = ["bytes", "KB", "MB", "GB", "TB"];
 
 /** 416631 -> "417 KB". */
@@ -27,7 +28,7 @@ export class TaskStrip {
   constructor(server, say) {
     this.server = server;
     this.say = say;
-    this.element = element("ol", { class: `${NAME}-strip` });
+    this.element = element("ol", { class: `${NAME}-strip`, onkeydown: (event) => this.#move(event) });
     this.end = element("li", { class: `${NAME}-end`, "aria-hidden": "true" });
     this.more = new MoreWhenSeen(this.element, this.end, () => this.#next());
   }
@@ -61,6 +62,25 @@ export class TaskStrip {
   #add(tasks) {
     this.end.before(...tasks.map((task) => this.#card(task)));
     this.shown += tasks.length;
+    if (!this.#tokens().some(({ tabIndex }) => tabIndex === 0)) this.#reach(this.#tokens()[0]);
+  }
+
+  #tokens() {
+    return [...this.element.querySelectorAll(`.${NAME}-token`)];
+  }
+
+  /** One token is reached by Tab, however many there are; the arrow keys go on from there. */
+  #reach(token) {
+    for (const other of this.#tokens()) other.tabIndex = other === token ? 0 : -1;
+  }
+
+  #move(event) {
+    const tokens = this.#tokens();
+    const from = tokens.indexOf(event.target);
+    if (!(event.key in STEPS) || from < 0) return;
+    event.preventDefault();
+    event.stopPropagation(); // the canvas would move
+    tokens[from + STEPS[event.key]]?.focus();
   }
 
   #card(task) {
@@ -82,7 +102,8 @@ export class TaskStrip {
   }
 
   #picture({ index, concept, images }) {
-    const badge = element("span", { class: `${NAME}-index`, "aria-label": `Task ${index}` }, String(index));
+    const spoken = element("span", { class: `${NAME}-spoken` }, "Task ");
+    const badge = element("span", { class: `${NAME}-index` }, spoken, String(index));
     const frame = element("span", { class: `${NAME}-picture` }, badge);
     if (!images.length) {
       frame.append(element("span", { class: `${NAME}-no-picture` }, "no image kept"));
@@ -97,7 +118,9 @@ export class TaskStrip {
   #token(token) {
     const text = `<${token}>`;
     const label = `Copy the token ${text}`;
-    const button = element("button", { type: "button", class: `${NAME}-token`, title: label, "aria-label": label }, text);
+    const attributes = { type: "button", class: `${NAME}-token`, tabindex: "-1", title: label, "aria-label": label };
+    const button = element("button", attributes, text);
+    button.addEventListener("focus", () => this.#reach(button));
     button.addEventListener("click", async () => {
       try {
         await copyText(text);

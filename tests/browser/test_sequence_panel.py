@@ -156,6 +156,11 @@ def test_a_click_copies_the_token_and_says_so(
     expect(token).to_have_text("✓ copied")
     assert page.evaluate("navigator.clipboard.readText()") == "<my-sunflower>"
     expect(token).to_have_text("<my-sunflower>")
+    page.keyboard.press("ArrowLeft")
+    expect(shown.get_by_role("button", name="Copy the token <my-fox>")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(shown.get_by_role("status")).to_have_text("Copied <my-fox>")
+    assert page.evaluate("navigator.clipboard.readText()") == "<my-fox>"
 
 
 def test_the_panel_follows_the_choice_and_keeps_out_of_the_workflow(
