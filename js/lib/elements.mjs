@@ -1,6 +1,6 @@
 // Making elements, with no framework.
 
-/** An element with attributes, listeners (`onclick`: a function) and children; an attribute that is null is left out. */
+/** An element with attributes, listeners (`onclick`: a function) and children; null attributes are left out. */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

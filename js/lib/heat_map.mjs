@@ -23,12 +23,10 @@ export class HeatMap {
     this.body = element("tbody");
     this.caption = element("caption", { class: `${NAME}-spoken` });
     this.end = element("div", { class: `${NAME}-end`, "aria-hidden": "true" });
-    this.scroller = element(
-      "div",
-      { class: `${NAME}-scroll`, onscroll: () => this.preview.hide() },
-      element("table", { onkeydown: (event) => this.#move(event) }, this.caption, element("thead", {}, this.columns), this.body),
-      this.end,
-    );
+    const head = element("thead", {}, this.columns);
+    const table = element("table", { onkeydown: (event) => this.#move(event) }, this.caption, head, this.body);
+    const hide = () => this.preview.hide();
+    this.scroller = element("div", { class: `${NAME}-scroll`, onscroll: hide }, table, this.end);
     this.element = element("section", { class: `${NAME}-map`, hidden: "" }, this.#head(), this.scroller);
     this.more = new MoreWhenSeen(this.scroller, this.end, () => this.#next());
   }
@@ -89,11 +87,12 @@ export class HeatMap {
     for (const row of rows) {
       this.concepts.push(row);
       const { concept, after_task } = row;
-      this.columns.append(element("th", { scope: "col", title: `${after_task}. ${concept}` }, element("span", {}, concept)));
+      this.columns.append(element("th", { scope: "col", title: `${after_task}. ${concept}` }, concept));
     }
     for (const row of rows) {
       const { concept, after_task, cells } = row;
-      const head = element("th", { scope: "row", title: `after task ${after_task}, ${concept}` }, `${after_task} ${concept}`);
+      const title = `after task ${after_task}, ${concept}`;
+      const head = element("th", { scope: "row", title }, `${after_task} ${concept}`);
       this.cells.push(cells.map((cell) => cell && this.#cell(row, cell)));
       const drawn = this.cells.at(-1).map((cell) => element("td", {}, cell?.button));
       this.body.append(element("tr", {}, head, ...drawn));
@@ -129,14 +128,16 @@ export class HeatMap {
     const { title, better, help } = METRICS[this.metric];
     const values = this.#all().map(({ cell }) => cell.scores[this.metric]).filter((value) => value !== undefined);
     const [least, most] = [Math.min(...values), Math.max(...values)];
-    this.caption.textContent = `${title} of each concept after each task; ${better} is better. Features: ${this.found.encoder}.`;
+    const { encoder } = this.found;
+    this.caption.textContent = `${title} of each concept after each task; ${better} is better. Features: ${encoder}.`;
     for (const { button, cell, row, concept } of this.#all()) {
       const value = cell.scores[this.metric];
       const share = value === undefined || most === least ? 0 : (value - least) / (most - least);
       button.style.setProperty("--share", better === "lower" ? share : 1 - share);
       button.textContent = value === undefined ? "–" : shownNumber(value);
       const said = value === undefined ? "not measured" : shownNumber(value);
-      button.setAttribute("aria-label", `${concept.concept} after task ${row.after_task}, ${row.concept}: ${title} ${said}`);
+      const place = `${concept.concept} after task ${row.after_task}, ${row.concept}`;
+      button.setAttribute("aria-label", `${place}: ${title} ${said}`);
     }
     const [good, bad] = better === "lower" ? [least, most] : [most, least];
     this.least.textContent = values.length ? shownNumber(good) : "";

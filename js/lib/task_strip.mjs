@@ -127,7 +127,7 @@ export class TaskStrip {
         this.say(`Copied ${text}`);
         confirm(button, text);
       } catch (error) {
-        this.say(`${text} was not copied. ${error.message} Select it in the node's output instead.`, true);
+        this.say(`${text} was not copied. ${error.message} Write it by hand.`, true);
       }
     });
     return button;
