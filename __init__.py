@@ -19,7 +19,7 @@ if __package__ and find_spec("comfy_api"):
 
     async def comfy_entrypoint() -> ContinualLoraExtension:
         """ComfyUI's door."""
-        from server import PromptServer
+        from server import PromptServer  # what imports the pack without a server has none
 
         from .nodes.routes import add_routes
 

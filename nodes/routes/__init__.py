@@ -1,4 +1,4 @@
-"""What the pack's pages ask of the server, all below /continual_lora/; one file for each subject."""
+"""What the pages of the pack ask the server for; every path is below /continual_lora/."""
 
 from aiohttp import web
 
@@ -6,5 +6,5 @@ from .sequences import add_sequence_routes
 
 
 def add_routes(routes: web.RouteTableDef) -> None:
-    """Add every route of the pack; called once, before the server starts."""
+    """Add the routes of every module of this folder to ComfyUI's."""
     add_sequence_routes(routes)
