@@ -13,6 +13,7 @@ from ..trainer.metrics.features import FeatureEncoder
 from ..trainer.metrics.features.clip_vision import HostClipVision
 from ..trainer.metrics.features.efficientnet import EfficientNetLite0
 from ..trainer.metrics.features.open_clip import OpenClip
+from ..trainer.overview import choice_of
 from ..trainer.sequence import ConceptSequence as Sequence
 from .host import Progress, check_widgets, image_batch, training_mode
 from .sockets import CATEGORY, ConceptSequence
@@ -146,5 +147,9 @@ class EvaluateConceptSequence(io.ComfyNode):
         return io.NodeOutput(
             *(image_batch(picture) for picture in pictures),
             markdown_table(evaluation),
-            ui={"text": [str(folder / "report.html")]},
+            ui={
+                "text": [str(folder / "report.html")],
+                "sequence": [choice_of(sequence)],
+                "evaluation": [folder.name],
+            },
         )

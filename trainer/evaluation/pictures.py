@@ -98,7 +98,7 @@ def draw_missing(
             concepts = [tasks[j] for i, j in missing if i == after]
             drawn = artist.draw(line.up_to(after + 1), [task.prompt for task in concepts])
             for task, images in zip(concepts, drawn, strict=True):
-                _keep(_folder(line, tasks[after], task, artist), images)
+                _keep(cell_folder(line, tasks[after], task, artist), images)
                 done += 1
                 on_progress("draw", done, len(missing))
 
@@ -106,18 +106,19 @@ def draw_missing(
 def read_cell(line: ConceptSequence, artist: Artist, after: int, concept: int) -> Tensor:
     """The images [M, 3, H, W] of a cell that has been drawn."""
     tasks = line.tasks
-    files = sorted(_folder(line, tasks[after], tasks[concept], artist).glob("*.png"))
+    files = sorted(cell_folder(line, tasks[after], tasks[concept], artist).glob("*.png"))
     return decode_all(files)
 
 
-def _folder(line: ConceptSequence, after: TaskRecord, concept: TaskRecord, artist: Artist) -> Path:
+def cell_folder(line: ConceptSequence, after: TaskRecord, concept: TaskRecord, artist: Artist) -> Path:
+    """Where the images of a cell are, drawn or not: concept `concept` after task `after`."""
     how = digest({"prompt": concept.prompt, **artist.how})
     return line.root / "evaluation" / after.folder / f"{concept.folder}-{how[:12]}"
 
 
 def _missing(line: ConceptSequence, artist: Artist, cells: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     tasks = line.tasks
-    return [(i, j) for i, j in cells if not any(_folder(line, tasks[i], tasks[j], artist).glob("*.png"))]
+    return [(i, j) for i, j in cells if not any(cell_folder(line, tasks[i], tasks[j], artist).glob("*.png"))]
 
 
 def _keep(folder: Path, images: Tensor) -> None:

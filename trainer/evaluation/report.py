@@ -17,6 +17,7 @@ from ..sequence import digest
 from .evaluate import Evaluation
 from .fisher_spectrum import Spectrum
 from .pictures import read_cell
+from .record import write_record
 from .scores import CELL_METRICS, SEQUENCE_METRICS
 
 THUMBNAIL = 192
@@ -80,7 +81,7 @@ def markdown_table(evaluation: Evaluation) -> str:
 
 
 def write_evaluation(evaluation: Evaluation) -> Path:
-    """Write table.csv, table.md and report.html; the same evaluation goes to the same folder.
+    """Write table.csv, table.md, report.html and evaluation.json; the same evaluation goes to the same folder.
 
     Returns:
         The folder, below the sequence's `evaluation/reports`.
@@ -98,6 +99,7 @@ def write_evaluation(evaluation: Evaluation) -> Path:
     write_bytes(folder / "table.csv", table.getvalue().encode())
     write_bytes(folder / "table.md", markdown_table(evaluation).encode())
     write_report(folder / "report.html", f"{line.root.name}: what was kept", _sections(evaluation))
+    write_record(folder, evaluation)
     return folder
 
 
