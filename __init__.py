@@ -7,8 +7,10 @@ WEB_DIRECTORY = "./js"
 # Tests and type checkers import this file too, without ComfyUI around it.
 if __package__ and find_spec("comfy_api"):
     from comfy_api.v0_0_2 import ComfyExtension, io
+    from server import PromptServer
 
     from .nodes import NODES
+    from .nodes.routes import add_routes
 
     class ContinualLoraExtension(ComfyExtension):
         """Tells ComfyUI which nodes there are."""
@@ -19,4 +21,5 @@ if __package__ and find_spec("comfy_api"):
 
     async def comfy_entrypoint() -> ContinualLoraExtension:
         """ComfyUI's door."""
+        add_routes(PromptServer.instance.routes)
         return ContinualLoraExtension()
