@@ -7,7 +7,6 @@ WEB_DIRECTORY = "./js"
 # Tests and type checkers import this file too, without ComfyUI around it.
 if __package__ and find_spec("comfy_api"):
     from comfy_api.v0_0_2 import ComfyExtension, io
-    from server import PromptServer
 
     from .nodes import NODES
     from .nodes.routes import add_routes
@@ -21,5 +20,7 @@ if __package__ and find_spec("comfy_api"):
 
     async def comfy_entrypoint() -> ContinualLoraExtension:
         """ComfyUI's door."""
+        from server import PromptServer  # not where the nodes are imported without it, as by scripts
+
         add_routes(PromptServer.instance.routes)
         return ContinualLoraExtension()

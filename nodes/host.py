@@ -1,5 +1,6 @@
 """What the nodes ask of ComfyUI: folders, progress, the stop button, messages to the page."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,6 @@ import folder_paths
 import torch
 from comfy import model_management
 from PIL import Image
-from server import PromptServer
 
 from ..trainer.bases.comfyui.memory import lent_models
 from ..trainer.errors import ContinualLoraError
@@ -117,7 +117,8 @@ class Progress:
 
 def tell_pages(event: str, data: dict[str, Any]) -> None:
     """Send an event to every page that is open; nothing where the nodes run without a server."""
-    server = getattr(PromptServer, "instance", None)
+    module = sys.modules.get("server")  # in a script it is not loaded, and loading it would take all of the host
+    server = getattr(getattr(module, "PromptServer", None), "instance", None)
     if server is not None:
         server.send_sync(event, data)
 

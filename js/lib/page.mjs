@@ -1,12 +1,15 @@
 // What every panel of the pack needs of the page: its style sheets, its colors, and when they change.
 
-/** Load a style sheet once; `address` is relative to the pack's folder of scripts. */
+const styles = new Map(); // address -> when it is loaded
+
+/** Load a style sheet once, and wait for it; `address` is relative to the pack's folder of scripts. */
 export function loadStyle(address) {
-  const href = new URL(`../${address}`, import.meta.url).href;
-  if (document.querySelector(`link[href="${href}"]`)) return;
-  const link = document.createElement("link");
-  Object.assign(link, { rel: "stylesheet", href });
-  document.head.append(link);
+  if (!styles.has(address)) {
+    const link = make("link", "", { rel: "stylesheet", href: new URL(`../${address}`, import.meta.url).href });
+    styles.set(address, new Promise((loaded) => link.addEventListener("load", loaded)));
+    document.head.append(link);
+  }
+  return styles.get(address);
 }
 
 /** Call back when ComfyUI changes its colors; returns what ends it. */

@@ -17,15 +17,15 @@ const [LOW, HIGH] = [250, 320]; // least heights, without a picture and with one
 /** A panel; `onHeight` is told when it needs more or less room, `pictureAddress` gives where a course's picture is. */
 export class TrainingPanel {
   constructor({ onHeight, pictureAddress }) {
-    loadStyle("vendor/uplot/uPlot.min.css");
-    loadStyle("training_chart.css");
+    const styles = ["vendor/uplot/uPlot.min.css", "training_chart.css"].map(loadStyle);
     this.onHeight = onHeight;
     this.pictureAddress = pictureAddress;
     this.course = null;
     this.spoken = { time: 0, state: "" };
     this.build();
     this.plot = new TrainingPlot(this.chart, (index) => this.plot && this.showLegend(index));
-    this.endTheme = onThemeChange(() => this.plot.rebuild());
+    this.endTheme = onThemeChange(() => this.plot.recolor());
+    Promise.all(styles).then(() => this.plot.recolor()); // it may have been drawn before there were colors
     this.show(null);
   }
 

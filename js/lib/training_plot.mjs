@@ -26,7 +26,16 @@ export class TrainingPlot {
     else this.plot.setData(this.columns.table);
   }
 
-  /** Draw anew, where the colors have changed or an axis comes or goes. */
+  colorsNow() {
+    return ["text", "line", "loss", "penalty"].map((name) => cssVariable(this.place, `--training-${name}`));
+  }
+
+  /** Draw anew if the colors have changed. */
+  recolor() {
+    if (this.plot && this.colorsNow().join() !== this.colors.join()) this.rebuild();
+  }
+
+  /** Begin the drawing anew, where an axis comes or goes. */
   rebuild(held = this.held) {
     this.held = held;
     this.plot?.destroy();
@@ -76,8 +85,7 @@ export class TrainingPlot {
   }
 
   options(width, height) {
-    const color = (name) => cssVariable(this.place, name);
-    const [text, line, loss, penalty] = ["text", "line", "loss", "penalty"].map((name) => color(`--training-${name}`));
+    const [text, line, loss, penalty] = (this.colors = this.colorsNow());
     const font = `10px ${getComputedStyle(this.place).fontFamily}`;
     const axis = { stroke: text, font, gap: 3, ticks: { show: false }, grid: { stroke: line, width: 1 } };
     const values = { ...axis, space: PIXELS_PER_VALUE_LABEL, size: sizeOfAxis, values: (_, splits) => splits.map(short) };
@@ -86,7 +94,7 @@ export class TrainingPlot {
     return {
       width,
       height,
-      padding: [6, this.held ? 0 : 8, 0, 0],
+      padding: [6, this.held ? 0 : 14, 0, 0],
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, y: false, points: { size: 6 }, move: unzoomed },
       scales: {

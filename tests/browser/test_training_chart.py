@@ -1,5 +1,6 @@
 """The live chart in Train Continual LoRA: it moves while it trains, and is there again when the page is opened anew."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,11 @@ def look_at(page: Page) -> None:
     )
 
 
+def saved(page: Page) -> dict[str, Any]:
+    """The workflow as its file would be."""
+    return json.loads(page.evaluate("JSON.stringify(app.graph.serialize())"))
+
+
 def wait_for_words(page: Page, words: str, selector: str = HEADING) -> None:
     page.wait_for_function(SAYS, arg=[selector, words])
 
@@ -61,7 +67,7 @@ def test_chart_moves_while_it_trains_and_in_a_second_page(page: Page, open_page:
     page.wait_for_function(AT_STEP, arg=[HEADING, 5])
     early = page.evaluate(BLUE)
     other = open_page()  # a browser that knows nothing of the run
-    open_workflow(other, page.evaluate("app.graph.serialize()"))
+    open_workflow(other, saved(page))
     look_at(other)
     other.wait_for_function(AT_STEP, arg=[HEADING, 5])
     assert wait_for_end(page) == "execution_success"
@@ -79,7 +85,7 @@ def test_chart_is_there_after_a_reload_and_not_in_another_workflow(page: Page) -
     press_run(page)
     assert wait_for_end(page) == "execution_success"
     wait_for_words(page, "Trained <my-fox>")
-    graph, legend = page.evaluate("app.graph.serialize()"), page.locator(f"{PANEL}-legend").inner_text()
+    graph, legend = saved(page), page.locator(f"{PANEL}-legend").inner_text()
     page.reload()
     page.wait_for_function("() => window.app?.extensionManager?.workflow?.activeWorkflow")
     open_workflow(page, graph)
