@@ -4,9 +4,11 @@ from aiohttp import web
 
 from .concepts import add_concept_routes
 from .sequences import add_sequence_routes
+from .training import add_training_routes
 
 
 def add_routes(routes: web.RouteTableDef) -> None:
     """Add the routes of every module of this folder to ComfyUI's."""
     add_concept_routes(routes)
     add_sequence_routes(routes)
+    add_training_routes(routes)

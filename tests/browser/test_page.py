@@ -38,7 +38,8 @@ WIDGETS_SHOWN = """() => app.graph.nodes.every(node => {
     const element = document.querySelector(`[data-node-id="${node.id}"]`)
     const hints = [...(element?.querySelectorAll("textarea") ?? [])].map(area => area.placeholder)
     const shown = [element?.textContent ?? "", ...hints].join(" ")
-    return [node.title, ...(node.widgets ?? []).map(widget => widget.name)].every(word => shown.includes(word))
+    const named = (node.widgets ?? []).filter(widget => !widget.element)
+    return [node.title, ...named.map(widget => widget.name)].every(word => shown.includes(word))
 })"""
 AT_STEP = "value => steps.some(step => step.max > 100 && step.value >= value)"
 TRAIN, CONCEPT = "ContinualLoRA_Train", "ContinualLoRA_LoadConceptImages"
