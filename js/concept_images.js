@@ -1,10 +1,10 @@
 // Load Concept Images: its images with their captions on the node, and files to upload from the desktop.
 
 import { app } from "../../scripts/app.js";
-import { ConceptPanel, filesOf, hasFiles } from "./lib/concept_panel.mjs";
-import { choicesOf, folderChoices, listImages, NODE_ID, saveCaption, thumbnailUrl } from "./lib/concept_requests.mjs";
-import { upload } from "./lib/concept_upload.mjs";
-import { aboutUpload, isOwnFolder, newFolder, NO_FOLDER, stem, trainedUnder } from "./lib/concept_words.mjs";
+import { ConceptPanel, filesOf, hasFiles } from "./lib/concept_panel.js";
+import { choicesOf, folderChoices, listImages, NODE_ID, saveCaption, thumbnailUrl } from "./lib/concept_requests.js";
+import { upload } from "./lib/concept_upload.js";
+import { aboutUpload, isOwnFolder, newFolder, NO_FOLDER, stem, trainedUnder } from "./lib/concept_words.js";
 
 const WIDGET = "concept_images";
 const LEAST_HEIGHT = 240;

@@ -2,8 +2,8 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { sequenceRequests } from "./lib/sequence_requests.mjs";
-import { SequenceView } from "./lib/sequence_view.mjs";
+import { sequenceRequests } from "./lib/sequence_requests.js";
+import { SequenceView } from "./lib/sequence_view.js";
 
 const WIDTH = 400;
 // Where the node keeps what it evaluated last, in the workflow; the numbers and the pictures stay on the server.

@@ -2,8 +2,8 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { merged } from "./lib/training_course.mjs";
-import { TrainingPanel } from "./lib/training_panel.mjs";
+import { merged } from "./lib/training_course.js";
+import { TrainingPanel } from "./lib/training_panel.js";
 
 const NODE = "ContinualLoRA_Train";
 const EVENT = "continual_lora.training";

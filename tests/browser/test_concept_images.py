@@ -100,11 +100,11 @@ def in_folder(folder: Path, name: str, color: str) -> Path:
 
 @pytest.fixture
 def in_page(browser: Browser, server: Server) -> Iterator[Callable[..., Any]]:
-    """Calls a function of concept_words.mjs in a page of the server that shows nothing."""
+    """Calls a function of concept_words.js in a page of the server that shows nothing."""
     page = browser.new_page()
     page.goto(f"{server.url}/system_stats")
     call = """async ([name, given]) =>
-        (await import("/extensions/continual_lora/lib/concept_words.mjs"))[name](...given)"""
+        (await import("/extensions/continual_lora/lib/concept_words.js"))[name](...given)"""
     yield lambda name, *given: page.evaluate(call, [name, given])
     page.close()
 

@@ -1,7 +1,7 @@
 // Files from the desktop become images of a folder, and their .txt files become captions.
 
-import { saveCaption, uploadImage } from "./concept_requests.mjs";
-import { isCaption, isImage, oneLine, stem } from "./concept_words.mjs";
+import { saveCaption, uploadImage } from "./concept_requests.js";
+import { isCaption, isImage, oneLine, stem } from "./concept_words.js";
 
 const TAKEN = "images (png, jpg, jpeg, webp, bmp) and captions (txt) go here";
 

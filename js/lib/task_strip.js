@@ -1,8 +1,8 @@
 // The tasks of a sequence side by side: picture, token to copy, how and when each was taught.
 
-import { copyText } from "./copying.mjs";
-import { element } from "./elements.mjs";
-import { MoreWhenSeen } from "./more_when_seen.mjs";
+import { copyText } from "./copying.js";
+import { element } from "./elements.js";
+import { MoreWhenSeen } from "./more_when_seen.js";
 
 const NAME = "continual-lora-sequence";
 const PICTURE_SIDE = 192;

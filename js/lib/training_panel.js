@@ -1,8 +1,8 @@
 // The panel in the node: how far, the chart with its legend, figures, the newest picture.
 
-import { loadStyle, make, onThemeChange } from "./page.mjs";
-import { clock, digits, lastPhase, nameOf } from "./training_course.mjs";
-import { TrainingPlot } from "./training_plot.mjs";
+import { loadStyle, make, onThemeChange } from "./page.js";
+import { clock, digits, lastPhase, nameOf } from "./training_course.js";
+import { TrainingPlot } from "./training_plot.js";
 
 const FIGURES = {
   adapter_norm: ["Adapter norm", "Norm of what the adapter adds to the model's weights."],

@@ -1,8 +1,8 @@
 // The concept-sequence panel: the strip of tasks, and below it the heat map of the newest evaluation.
 
-import { element } from "./elements.mjs";
-import { HeatMap } from "./heat_map.mjs";
-import { TaskStrip } from "./task_strip.mjs";
+import { element } from "./elements.js";
+import { HeatMap } from "./heat_map.js";
+import { TaskStrip } from "./task_strip.js";
 
 const NAME = "continual-lora-sequence";
 const HEIGHTS = { hint: 64, error: 120, strip: 254, map: 420 };

@@ -1,7 +1,7 @@
 // The pictures behind a number, large, beside the real ones; over the page, next to the cell.
 
-import { element } from "./elements.mjs";
-import { METRICS, shownNumber } from "./metrics.mjs";
+import { element } from "./elements.js";
+import { METRICS, shownNumber } from "./metrics.js";
 
 const NAME = "continual-lora-sequence";
 const PICTURE_SIDE = 256;

@@ -1,6 +1,6 @@
 // The panel of Load Concept Images: small pictures with their captions, and a place to drop more.
 
-import { aboutCount, images as counted, oneLine } from "./concept_words.mjs";
+import { aboutCount, images as counted, oneLine } from "./concept_words.js";
 
 const NAME = "continual-lora-concept";
 const ACCEPTED = ".png,.jpg,.jpeg,.webp,.bmp,.txt";

@@ -1,9 +1,9 @@
 // How well each concept is drawn after each task: a table of numbers on a color scale.
 
-import { CellPreview } from "./cell_preview.mjs";
-import { element } from "./elements.mjs";
-import { METRICS, shownNumber } from "./metrics.mjs";
-import { MoreWhenSeen } from "./more_when_seen.mjs";
+import { CellPreview } from "./cell_preview.js";
+import { element } from "./elements.js";
+import { METRICS, shownNumber } from "./metrics.js";
+import { MoreWhenSeen } from "./more_when_seen.js";
 
 const NAME = "continual-lora-sequence";
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };

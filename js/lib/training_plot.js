@@ -1,8 +1,8 @@
 // The chart: loss, raw and smoothed, on the left axis, penalty on the right one.
 
 import uPlot from "../vendor/uplot/uPlot.min.mjs";
-import { cssVariable } from "./page.mjs";
-import { columns } from "./training_course.mjs";
+import { cssVariable } from "./page.js";
+import { columns } from "./training_course.js";
 
 const PIXELS_PER_STEP_LABEL = 50;
 const PIXELS_PER_VALUE_LABEL = 22;
