@@ -19,7 +19,7 @@ test: $(READY) comfyui
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 comfyui: $(READY)
 	$(BIN)/python -m scripts.comfyui build/comfyui

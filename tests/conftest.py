@@ -18,6 +18,23 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n 2`: a worker for all tests of the page, one for all on ComfyUI, and files for whoever is free.
+
+    So there is one server of each kind; two with Stable Diffusion would not fit into every machine's memory.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            folder = nodeid.split("/")[1]
+            return folder if folder in ("browser", "comfy") else nodeid.split("::")[0]
+
+    config.option.loadscopereorder = False  # the folders with a server take longest and come first in the alphabet
+    return ByServer(config, log)
+
+
 @pytest.fixture(scope="session")
 def comfy_path() -> Path:
     """A ComfyUI checkout: COMFYUI_PATH, else the one that `make comfyui` puts into build/."""

@@ -13,7 +13,7 @@ OPTIONAL_FILES = {
     "/templates/index_logo.json",
 }
 # A template without a picture gets a drawn one; a help page without a translation is shown as it is.
-OF_A_PACK = re.compile(r"/api/workflow_templates/[^/]+/\w+\.jpg$|/extensions/[^/]+/docs/\w+/[\w-]+\.md$")
+OF_A_PACK = re.compile(r"/extensions/[^/]+/docs/\w+/[\w-]+\.md$")
 OPTIONAL_FOLDERS = ("dir=workflows", "dir=subgraphs")
 ITS_OWN_WORDS = (
     # `--disable-api-nodes` forbids the page everything that is not the server.

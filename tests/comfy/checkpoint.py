@@ -11,6 +11,7 @@ CLIP and VAE are full size, because the host's layouts for them are fixed. Run a
 
 # ruff: noqa: TID251 (runs inside ComfyUI)
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +98,7 @@ def build_checkpoint(comfy_path: Path, family: str, folder: Path) -> Path:
     file = folder / f"random_{family}.safetensors"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")  # another session may be at it
         command = [sys.executable, __file__, str(comfy_path), family, str(temporary)]
         subprocess.run(command, check=True, cwd=comfy_path, capture_output=True, text=True)
         temporary.replace(file)
