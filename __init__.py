@@ -19,4 +19,9 @@ if __package__ and find_spec("comfy_api"):
 
     async def comfy_entrypoint() -> ContinualLoraExtension:
         """ComfyUI's door."""
+        from server import PromptServer  # what imports the pack without a server has none
+
+        from .nodes.routes import add_routes
+
+        add_routes(PromptServer.instance.routes)
         return ContinualLoraExtension()

@@ -8,7 +8,8 @@ import folder_paths
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ..trainer.concept import SUFFIXES, TEMPLATE, concept_from_batch, load_concept, prepare
+from ..trainer.concept import TEMPLATE, concept_from_batch, load_concept, prepare
+from ..trainer.concept_files import SUFFIXES
 from ..trainer.errors import ContinualLoraError
 from ..trainer.names import check_file_name, is_text, shown
 from .sockets import CATEGORY, Concept
@@ -131,5 +132,6 @@ class LoadConceptImages(io.ComfyNode):
                 came,
                 f'Choose a folder, or connect images and set "folder" to {NONE}.',
             )
-        shown = prepare(concept, PREVIEW_SIZE)[0].movedim(1, -1)
-        return io.NodeOutput(concept, ui=ui.PreviewImage(shown, cls=cls))
+        cropped = prepare(concept, PREVIEW_SIZE)[0].movedim(1, -1)
+        # Those of a folder are in the node's panel already.
+        return io.NodeOutput(concept, ui=None if images is None else ui.PreviewImage(cropped, cls=cls))

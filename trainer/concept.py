@@ -8,16 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .concept_files import image_files, read_caption
 from .errors import ContinualLoraError
 from .images import Alpha, Color, decode, fit, shrink, split_alpha
-from .names import check_words, is_reserved, shown
+from .names import MAX_PROMPT, check_words, is_reserved, shown
 
 TEMPLATE = "photo of a <{token}> {class_noun}"
 WHITE: Color = (1.0, 1.0, 1.0)
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MIN_SIDE = 8
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-MAX_PROMPT = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +120,9 @@ def load_concept(
         background: RGB in 0..1.
     """
     check_token(bare_token(token))
-    files = _image_files(folder)
+    files = image_files(folder)
     sources = {file.name: split_alpha(decode(file), alpha, background) for file in files}
-    captions = [_caption(file) for file in files]
+    captions = [read_caption(file) for file in files]
     return _make(sources, captions, name=name, token=token, class_noun=class_noun, template=template)
 
 
@@ -202,44 +201,6 @@ def _make(sources: dict[str, tuple[Tensor, Tensor | None]], captions: list[str],
         digests=[_digest(image, mask, caption) for (image, mask), caption in zip(pairs, captions, strict=True)],
         template=words["template"],
     )
-
-
-def _image_files(folder: Path) -> list[Path]:
-    try:
-        there = folder.is_dir()
-        visible = [file for file in folder.iterdir() if not file.name.startswith(".")] if there else []
-    except OSError as error:
-        raise ContinualLoraError(
-            "Expected a folder with images of the concept.",
-            f"{shown(str(folder))} cannot be read: {error.strerror}.",
-            "Check the path, and whether you may read the folder.",
-        ) from error
-    if not there:
-        raise ContinualLoraError(
-            "Expected a folder with images of the concept.",
-            f'There is no folder "{folder}".',
-            "Check the path, or create the folder and put the images into it.",
-        )
-    files = sorted((file for file in visible if file.suffix.lower() in SUFFIXES), key=lambda file: file.name)
-    if not files:
-        raise ContinualLoraError(
-            f"Expected at least one image ({', '.join(SUFFIXES)}) in the folder.",
-            f'"{folder}" has {len(visible)} other files and no image.',
-            "Put a few images of the concept directly into it.",
-        )
-    return files
-
-
-def _caption(file: Path) -> str:
-    text = file.with_suffix(".txt")
-    try:
-        return " ".join(text.read_text(encoding="utf-8-sig").split()) if text.is_file() else ""
-    except (UnicodeDecodeError, OSError) as error:
-        raise ContinualLoraError(
-            "A caption file must be text in UTF-8.",
-            f'"{text.name}" is not: {error}.',
-            "Save it again with the encoding UTF-8.",
-        ) from error
 
 
 def _digest(image: Tensor, mask: Tensor | None, caption: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .errors import ContinualLoraError, StorageError
 from .images import to_pil
+from .names import shown
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 READ_AGAIN = "Put it back from a copy, or choose another file."
@@ -47,13 +48,18 @@ def storing(path: Path) -> Iterator[None]:
         raise StorageError(f"`{path.name}` should be written to {where}.", f"{error.strerror or error}.", do) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, beside: Path | None = None) -> None:
     """Write beside `path`, flush to the disk, then rename over it.
+
+    Args:
+        path: the file.
+        content: all of it.
+        beside: where it is written first, in the same folder; `<name>.tmp` unless told.
 
     Raises:
         StorageError: the disk refused; `path` is what it was, and nothing is left beside it.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = beside or path.with_name(path.name + ".tmp")
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -67,6 +73,26 @@ def write_bytes(path: Path, content: bytes) -> None:
                 temporary.unlink(missing_ok=True)  # on a full disk it would keep the room that is missing
             raise
         sync_folder(path.parent)
+
+
+def inside(path: Path, root: Path) -> Path:
+    """Where a path really leads, links followed.
+
+    Args:
+        path: need not exist.
+        root: the folder that it has to stay in.
+
+    Raises:
+        ContinualLoraError: it leads out of `root`.
+    """
+    real, top = (Path(os.path.realpath(item)) for item in (path, root))
+    if top not in real.parents:
+        raise ContinualLoraError(
+            f"{shown(path.name)} should be inside the folder {shown(root.name)}.",
+            "It leads out of it.",
+            "Put the file itself there, not a link to it.",
+        )
+    return real
 
 
 def rename(path: Path, target: Path) -> None:

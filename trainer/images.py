@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from .errors import ContinualLoraError
@@ -14,6 +14,7 @@ from .errors import ContinualLoraError
 Alpha = Literal["composite", "mask"]
 Color = tuple[float, float, float]
 
+_ON_ITS_SIDE = (5, 6, 7, 8)  # of the eight orientations of Exif
 MAX_SHORT_SIDE = 1536  # more than any base trains at; a folder of camera photos stays below a gigabyte
 
 
@@ -23,14 +24,56 @@ def decode(file: Path) -> Tensor:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
     except Exception as error:  # a decoder may raise anything on a broken file
-        raise ContinualLoraError(
-            f'"{file.name}" must be a readable image.', f"It could not be decoded: {error}.", "Remove or replace it."
-        ) from error
+        raise _not_readable(file, error) from error
     if image.mode.startswith("I"):
         gray = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535).clamp(0, 1)
         return gray.expand(3, -1, -1).contiguous()
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return torch.from_numpy(np.array(image.convert(mode), dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
+
+
+def upright_size(file: Path) -> tuple[int, int]:
+    """Width and height as `decode` gives them, from the file's head alone.
+
+    Raises:
+        ContinualLoraError: it is no image.
+    """
+    try:
+        with Image.open(file) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE
+    except Exception as error:  # a decoder may raise anything on a broken file
+        raise _not_readable(file, error) from error
+    return (height, width) if turned else (width, height)
+
+
+def thumbnail(file: Path, short_side: int) -> Image.Image:
+    """The upright picture on white, its shorter side at `short_side` pixels at most.
+
+    Raises:
+        ContinualLoraError: it is no image.
+    """
+    try:
+        with Image.open(file) as opened:
+            scale = min(1, short_side / min(opened.size))
+            # Before anything else, since a JPEG is then decoded at a fraction of its size.
+            opened.thumbnail([max(1, round(side * scale)) for side in opened.size])
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):
+                image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+            if not image.has_transparency_data:
+                return image.convert("RGB")
+            image = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    except Exception as error:  # a decoder may raise anything on a broken file
+        raise _not_readable(file, error) from error
+
+
+def _not_readable(file: Path, error: Exception) -> ContinualLoraError:
+    reason = str(error).replace(repr(str(file))[1:-1], file.name)  # decoders quote the whole path
+    return ContinualLoraError(
+        f'"{file.name}" must be a readable image.', f"It could not be decoded: {reason}.", "Remove or replace it."
+    )
 
 
 def decode_all(files: list[Path]) -> Tensor:

@@ -11,6 +11,7 @@ _FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')
 MAX_NAME = 100
 MAX_BYTES = 200  # of 255 that file systems hold; the rest is for endings
 MAX_WORDS = 200
+MAX_PROMPT = 10_000
 
 
 def is_reserved(name: str) -> bool:

@@ -6,13 +6,13 @@ from typing import Any
 from .adapters.factors import Lora
 from .adapters.layers import cross_attention_layers
 from .adapters.lora import state_of
-from .concept import MAX_PROMPT, Concept
+from .concept import Concept
 from .denoiser import Denoiser
 from .errors import ContinualLoraError
 from .losses.min_snr import check_min_snr
 from .manifest import TaskRecord
 from .metadata import tensor_hash
-from .names import check_words
+from .names import MAX_PROMPT, check_words
 from .optimizers import check_optimizer
 from .precision import check_precision
 from .recipes import adapter_name, build_methods

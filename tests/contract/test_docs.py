@@ -341,7 +341,7 @@ def test_imports_of_the_pack_are_relative():
 def test_shipped_code_has_nothing_that_the_scanner_flags(pattern):
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
-        for path in shipped(".py", ".js")
+        for path in shipped(".py", ".js", ".mjs")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         if re.search(pattern, line)
     ]
