@@ -1,4 +1,4 @@
-"""What the nodes ask of ComfyUI: folders, progress, the stop button."""
+"""What the nodes ask of ComfyUI: folders, progress, the stop button, messages to the page."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ import folder_paths
 import torch
 from comfy import model_management
 from PIL import Image
+from server import PromptServer
 
 from ..trainer.bases.comfyui.memory import lent_models
 from ..trainer.errors import ContinualLoraError
@@ -17,8 +18,6 @@ from ..trainer.files import storing
 from ..trainer.manifest import MANIFEST
 from ..trainer.names import check_file_name, shown
 from ..trainer.settings import check_kind, check_limits
-
-PREVIEW_SIDE = 512
 
 
 def sequences_folder() -> Path:
@@ -108,12 +107,19 @@ class Progress:
         self._bar: Any = None
         self._of = ("", 0)
 
-    def __call__(self, phase: str, done: int, total: int, picture: Image.Image | None = None) -> None:
-        """Show `done` of `total`, and a picture under the node; a new phase starts the bar again."""
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Show `done` of `total`; a new phase starts the bar again."""
         model_management.throw_exception_if_processing_interrupted()
         if (phase, total) != self._of:
             self._bar, self._of = comfy.utils.ProgressBar(total), (phase, total)
-        self._bar.update_absolute(done, total, None if picture is None else ("JPEG", picture, PREVIEW_SIDE))
+        self._bar.update_absolute(done, total)
+
+
+def tell_pages(event: str, data: dict[str, Any]) -> None:
+    """Send an event to every page that is open; nothing where the nodes run without a server."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_sync(event, data)
 
 
 def unused_path(folder: Path, stem: str, content: Callable[[Path], bool]) -> Path:

@@ -1,5 +1,6 @@
 """The node that teaches one concept."""
 
+from functools import partial
 from typing import Any
 
 from comfy_api.v0_0_2 import io
@@ -14,6 +15,7 @@ from ..trainer.settings import TrainSettings
 from ..trainer.task import StepRecord
 from ..trainer.teach import teach
 from .host import Progress, lora_names, lora_path, sequence_root, training_mode
+from .live_course import live_course
 from .setting_inputs import setting_inputs
 from .sockets import CATEGORY, Concept, ConceptSequence, Options
 
@@ -82,17 +84,21 @@ class TrainContinualLora(io.ComfyNode):
         **basic: Any,
     ) -> io.NodeOutput:
         """Check, train or find the finished task, apply it."""
-        settings, progress = TrainSettings(**basic, **(options or {})), Progress()
-
-        def on_step(record: StepRecord) -> None:
-            progress(record.phase, record.step, record.total, record.picture)
-
-        with training_mode():
+        progress = Progress()
+        with live_course(cls.hidden) as course, training_mode():
+            settings = TrainSettings(**basic, **(options or {}))
             base = ComfyBase(model, clip, vae)
             before = sequence or Sequence.create(sequence_root(sequence_name), base.fingerprint)
             start = None if existing_lora == NO_LORA else load_lora(lora_path(existing_lora), base.unet)
             draw = live_draw(model, vae, base, settings)
-            taught = teach(base, concept, settings, before, on_step, start, draw)
+
+            def on_step(record: StepRecord) -> None:
+                course.step(record)
+                progress(record.phase, record.step, record.total)
+
+            on_start = partial(course.start, before.root)
+            taught = teach(base, concept, settings, before, on_step, start, draw, on_start)
+            course.finish(taught)
         task = taught.tasks[-1]
         lora = taught.lora(task)
         return io.NodeOutput(

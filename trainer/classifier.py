@@ -35,6 +35,23 @@ def entropy(log_scores: Tensor) -> Tensor:
     return -(log_scores.exp() * log_scores).sum(0)
 
 
+def score_values(errors: Tensor, temperature: float) -> dict[str, float]:
+    """How well the scores tell the first prompt, c_n, from the others: share of right answers, and their entropy.
+
+    Args:
+        errors: denoising errors, [K, B], those of c_n first.
+        temperature: tau > 0.
+
+    Returns:
+        `dc_entropy`, mean over B in 0..log K nats, and `dc_accuracy` in 0..1.
+    """
+    accuracy = (errors.argmin(0) == 0).float().mean()
+    return {
+        "dc_entropy": float(entropy(dc_log_scores(errors, temperature)).mean()),
+        "dc_accuracy": float(accuracy),
+    }
+
+
 def calibrated_temperature(errors: Tensor) -> float:
     """Tau = the mean over draws of the standard deviation of e over the prompts: neither flat nor saturated.
 

@@ -76,7 +76,7 @@ def train_concept(
         state.update_average()
         state.log(loss, penalty)
         state.whole = True
-        values = {"loss_scale": state.scales[-1]} if state.scales else {}
+        values = {"adapter_norm": state.norms[-1], **({"loss_scale": state.scales[-1]} if state.scales else {})}
         yield StepRecord("train", state.step, settings.steps, state.losses[-1], state.penalties[-1], values)
     state.finish()
 

@@ -16,6 +16,7 @@ from .files import read_tensors, set_aside, write_tensors
 from .state import TrainState
 
 DIGEST = "digest"
+WAITING = "waiting for the disk"  # the phase in which a finished training waits for room
 # A finished training waits so long for a disk that refuses it.
 WAIT_TRIES, WAIT_SECONDS = 120, 5.0
 _MEGABYTE = 1e6

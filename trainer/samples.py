@@ -18,6 +18,7 @@ from .sampling import sample
 from .settings import TrainSettings
 
 FOLDER = "samples"
+SHOWN_SIDE = 512
 # The prompt, the empty prompt, and the shape of a latent, [C, h, w] -> a picture of what the model is now.
 Draw = Callable[[Conditioning, Conditioning, torch.Size], Image.Image]
 
@@ -55,6 +56,30 @@ def is_due(step: int, settings: TrainSettings) -> bool:
 def file_of(folder: Path, step: int) -> Path:
     """Where the picture after a step is kept."""
     return folder / f"step_{step:06d}.png"
+
+
+def newest(folder: Path) -> Path | None:
+    """The last picture of a task; None where none was drawn."""
+    return max((path for path in folder.glob("step_*.png") if path.stem[5:].isdigit()), default=None)
+
+
+def read(path: Path) -> bytes:
+    """A picture on disk as a page gets it, a PNG."""
+    with Image.open(path) as picture:
+        return png_of(picture)
+
+
+def png_of(picture: Image.Image) -> bytes:
+    """A picture as a page gets it, a PNG of `SHOWN_SIDE` at most."""
+    small, written = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    small.save(written, "PNG")
+    return written.getvalue()
+
+
+def step_of(path: Path) -> int:
+    """The step after which a picture was drawn."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def keep(path: Path, picture: Image.Image) -> None:

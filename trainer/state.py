@@ -72,6 +72,15 @@ class TrainState:
         if self.scaler.is_enabled():
             self.scales.append(self.scaler.get_scale())
 
+    def figures(self) -> dict[str, list[float]]:
+        """What every step so far was, as it goes to `log.json`."""
+        log = {"loss": [*self.losses], "penalty": [*self.penalties], "adapter_norm": [*self.norms]}
+        if self.scales:
+            log["loss_scale"] = [*self.scales]
+        if self.validations:
+            log |= {"validation_step": [*self.validations], "validation_loss": [*self.validations.values()]}
+        return log
+
     def update_average(self) -> None:
         """Take the step just made into the average: average <- d average + (1 - d) theta.
 

@@ -28,7 +28,8 @@ class StepRecord:
         total: steps of this phase.
         loss: mean denoising error of the batch, with prior images plus theirs; 0 while the base draws them.
         penalty: what the methods added to it.
-        values: further figures to log, by name.
+        values: further figures to log, by name: `adapter_norm` in "train", `dc_accuracy` and `dc_entropy` of the scores
+            where there are any, and others.
         picture: drawn after this step, if one was due.
     """
 

@@ -22,7 +22,7 @@ from .loop import total_penalty, train_concept
 from .manifest import TaskRecord
 from .memory import no_room
 from .metadata import lora_metadata
-from .partial import check_room, patiently, restore_partial, room_needed, save_partial
+from .partial import WAITING, check_room, patiently, restore_partial, room_needed, save_partial
 from .planning import check_fits, largest_pass, task_record, task_seed
 from .recipes import adapter_name, build_methods
 from .samples import Draw, own_draw
@@ -42,6 +42,7 @@ def teach(
     on_step: Callable[[StepRecord], None] = lambda record: None,
     start: Lora | None = None,
     draw: Draw | None = None,
+    on_start: Callable[[TaskRecord, Mapping[str, list[float]]], None] = lambda task, log: None,
 ) -> ConceptSequence:
     """Add one concept to a sequence.
 
@@ -53,6 +54,7 @@ def teach(
         on_step: told after every step of every phase; what it raises stops the training, which can be resumed.
         start: a LoRA of another training that the first concept starts from.
         draw: draws what `sample_every` asks for, on `denoiser`; by default with the trainer's own sampler.
+        on_start: told the task and the log of the steps made earlier, before the first step; not if nothing is trained.
 
     Returns:
         The line with the concept as its newest task; at once, without training, if it is on disk already.
@@ -73,6 +75,7 @@ def teach(
         check_room(sequence.root, room_needed(training.state, training.carried, num_pixels))
         partial = sequence.partial_path(task.key)
         restore_partial(partial, training.state)
+        on_start(task, training.state.figures())
         try:
             return training.commit(training.run())
         except BaseException as error:
@@ -172,19 +175,17 @@ class _Training:
         }
         last = state.losses[-100:]
         values = {"loss": sum(last) / len(last), "adapter_norm": adapter.norm(), **reports}
-        log = {"loss": state.losses, "penalty": state.penalties, "adapter_norm": state.norms}
+        log = state.figures()
         if state.scales:
-            log["loss_scale"] = state.scales
             values["skipped_steps"] = state.skipped_steps
         if state.validations:
-            log |= {"validation_step": list(state.validations), "validation_loss": list(state.validations.values())}
             values["validation_loss"] = log["validation_loss"][-1]
         record = replace(task, values=values)
         metadata = lora_metadata(self.denoiser, record, [t.token for t in self.sequence.tasks], tensors["lora"])
         images, _ = prepare(self.concept, self.settings.resolution or self.denoiser.resolution)
         return patiently(
             lambda: self.sequence.commit(record, tensors, metadata, log, images),
-            lambda tries, most: self.on_step(StepRecord("waiting for the disk", tries, most, 0.0)),
+            lambda tries, most: self.on_step(StepRecord(WAITING, tries, most, 0.0)),
         )
 
     def _validate(self) -> dict[str, float]:

@@ -212,6 +212,6 @@ def load(comfy_path: Path, file: Path) -> tuple[Any, Any, Any]:
 
 
 if __name__ == "__main__":
-    sys.path[0] = sys.argv[1]  # instead of this folder, whose `server` would hide ComfyUI's
+    sys.path[0] = sys.argv[1]  # instead of this folder, of which nothing may hide ComfyUI's
     arguments, sys.argv[1:] = sys.argv[1:], ["--cpu"]
     write(arguments[1], Path(arguments[2]))

@@ -108,7 +108,7 @@ def ended(ending: str, weights: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     comfyui, parent, weights = sys.argv[1:4]
-    sys.path[0:1] = [comfyui, parent]  # instead of this folder, whose `server` would hide ComfyUI's
+    sys.path[0:1] = [comfyui, parent]  # instead of this folder, of which nothing may hide ComfyUI's
     sys.path.append(str(Path(__file__).parent))
     sys.argv[1:] = ["--cpu"]
     import comfy.options

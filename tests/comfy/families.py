@@ -97,5 +97,5 @@ def main(comfyui: str, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.path[0] = sys.argv[2]  # instead of this folder, whose `server` would hide ComfyUI's
+    sys.path[0] = sys.argv[2]  # instead of this folder, of which nothing may hide ComfyUI's
     sys.stdout.write(json.dumps(main(sys.argv[1], Path(sys.argv[3]))))

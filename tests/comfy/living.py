@@ -225,7 +225,7 @@ def main(comfyui: Path, checkpoint: Path, folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     comfyui, parent, checkpoint = map(Path, sys.argv[1:4])
-    sys.path[0] = str(parent)  # instead of this folder, whose `server` would hide ComfyUI's
+    sys.path[0] = str(parent)  # instead of this folder, of which nothing may hide ComfyUI's
     sys.path.append(str(Path(__file__).parent))
     del sys.argv[1:]
     sys.stdout.write(json.dumps(main(comfyui, checkpoint, parent)))

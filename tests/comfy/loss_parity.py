@@ -81,5 +81,5 @@ def more_of(host: Any, pooled: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.path[0] = sys.argv[2]  # instead of this folder, whose `server` would hide ComfyUI's
+    sys.path[0] = sys.argv[2]  # instead of this folder, of which nothing may hide ComfyUI's
     sys.stdout.write(json.dumps(compared(Path(sys.argv[1]), Path(sys.argv[3]))))

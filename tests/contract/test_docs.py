@@ -5,6 +5,7 @@ The nodes' sources are parsed, not imported: `comfy_api` exists only inside Comf
 
 import argparse
 import ast
+import hashlib
 import json
 import re
 import shlex
@@ -311,10 +312,30 @@ def test_web_directory_holds_the_help_pages():
     assert 'WEB_DIRECTORY = "./js"' in text_of("__init__.py")
 
 
+def test_the_chart_library_is_as_it_came():
+    folder = ROOT / "js" / "vendor" / "uplot"
+    script, style = ((folder / name).read_bytes() for name in ("uPlot.min.mjs", "uPlot.min.css"))
+    came = script.removesuffix(b"export default uPlot;\n")
+    assert len(came) < len(script)
+    # Of dist/uPlot.iife.min.js and dist/uPlot.min.css in the npm package uplot 1.6.32.
+    assert hashlib.sha256(came).hexdigest() == "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f"
+    assert hashlib.sha256(style).hexdigest() == "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04"
+    assert "MIT License" in text_of("js/vendor/uplot/LICENSE")
+    assert "uPlot 1.6.32" in text_of("js/vendor/uplot/README.md") and "uPlot" in text_of("README.md")
+
+
 def test_archive_leaves_out_what_is_not_needed_to_run():
     for name in ("tests/toy.py", "benchmarks/run.py", "scripts/comfyui.py"):
         assert ignored(ROOT / name), name
-    for name in ("__init__.py", "nodes/train.py", "trainer/loop.py", "js/docs/x.md", "workflows/x.json", "LICENSE"):
+    for name in (
+        "__init__.py",
+        "nodes/train.py",
+        "trainer/loop.py",
+        "js/docs/x.md",
+        "js/lib/x.mjs",
+        "workflows/x.json",
+        "LICENSE",
+    ):
         assert not ignored(ROOT / name), name
 
 

@@ -14,6 +14,7 @@ from trainer.classifier import (
     dc_log_scores,
     entropy,
     prompt_subset,
+    score_values,
 )
 from trainer.losses.denoising import draw_batch
 
@@ -32,6 +33,14 @@ def test_entropy_by_hand():
     assert entropy(quarter).tolist() == pytest.approx(expected)
     assert entropy(dc_log_scores(torch.zeros(5, 1), 1.0)).item() == pytest.approx(math.log(5))
     assert entropy(dc_log_scores(torch.tensor([[0.0], [50.0]]), 1.0)).item() == pytest.approx(0, abs=1e-8)
+
+
+def test_score_values_by_hand():
+    # Two images: the first is told to be c_n, the second is not.
+    values = score_values(torch.tensor([[1.0, 3.0], [2.0, 1.0]]), 0.5)
+    rest = [1 / (1 + math.exp(2)), 1 / (1 + math.exp(4))]
+    expected = [-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in rest]
+    assert values == {"dc_accuracy": 0.5, "dc_entropy": pytest.approx(sum(expected) / 2, rel=1e-5)}
 
 
 def test_calibrated_temperature_by_hand():

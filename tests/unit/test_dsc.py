@@ -68,6 +68,7 @@ def test_the_first_step_is_the_gradient_of_the_formula(classifier, low_memory):
     assert values["l2_teacher1"] == 0 and values["l2_teacher2"] > 0
     if classifier:
         assert values["kl_teacher1"] == pytest.approx(0, abs=1e-6) and values["kl_teacher2"] > 0
+    assert {"dc_accuracy", "dc_entropy"} <= set(values) if classifier else set(values) == {"l2_teacher1", "l2_teacher2"}
 
 
 def test_the_student_ends_nearer_to_the_earlier_teacher():

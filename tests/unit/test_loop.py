@@ -85,7 +85,9 @@ def test_record_of_the_first_step_by_hand():
     training = Training()
     expected = first_batch_error(training).item()
     record = next(training.steps())
-    assert record == StepRecord("train", 1, 4, pytest.approx(expected, rel=1e-6), 0.0)
+    deltas = [delta.detach() for delta in training.state.adapter.deltas().values()]
+    values = {"adapter_norm": pytest.approx(math.sqrt(sum(float((delta**2).sum()) for delta in deltas)), rel=1e-6)}
+    assert record == StepRecord("train", 1, 4, pytest.approx(expected, rel=1e-6), 0.0, values)
 
 
 def test_records_count_the_steps_and_match_the_log():

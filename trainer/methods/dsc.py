@@ -24,6 +24,7 @@ from ..classifier import (
     cross_entropy_error_gradient,
     dc_log_scores,
     prompt_subset,
+    score_values,
 )
 from ..denoiser import Conditioning
 from ..divergence import check_numbers
@@ -84,6 +85,7 @@ class DSC(Method):
                 step, total, 0, settings.schedule
             )
             optimizer.step()
+            values["adapter_norm"] = adapter.norm()
             yield StepRecord("consolidate", step + 1, total, loss, held, values)
         set_training(optimizer, False)
         optimizer.zero_grad(set_to_none=True)
@@ -118,7 +120,7 @@ class DSC(Method):
         scores = dc_log_scores(errors, temperature)
         for i, target in enumerate(targets, start=1):
             values[f"kl_teacher{i}"] = float((target.exp() * (target - scores)).sum(0).mean())
-        return errors, values
+        return errors, values | (score_values(errors, temperature) if self.classifier else {})
 
     def _batch(self, task: TrainedTask, phase: str, step: int) -> tuple[NoisedBatch, list[Conditioning], int]:
         """A draw, its prompts [c_n, c_j, c_0, ...] (only the first two without scores), and j, 0-based."""

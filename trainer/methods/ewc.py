@@ -18,9 +18,8 @@ from ..classifier import (
     backward_through_errors,
     calibrated_on,
     cross_entropy_error_gradient,
-    dc_log_scores,
-    entropy,
     prompt_subset,
+    score_values,
 )
 from ..denoiser import Conditioning
 from ..errors import ContinualLoraError
@@ -81,7 +80,7 @@ class EWC(Method):
         for step, (errors, gradients) in enumerate(self._draws(task, draws, temperature), start=1):
             for name, value in sum_of_squares(gradients).items():
                 total[name] += value / draws
-            values = self._score_values(errors, temperature) if self.classifier else {}
+            values = score_values(errors, temperature) if self.classifier else {}
             record = StepRecord("fisher", step, num_batches, float(errors[0].mean()), values=values)
             reported.append(values)
             yield record
@@ -127,14 +126,6 @@ class EWC(Method):
 
     def _temperature(self, task: TrainedTask) -> float:
         return self.settings.temperature or (self._calibrate(task) if self.classifier else 1.0)
-
-    @staticmethod
-    def _score_values(errors: Tensor, temperature: float) -> dict[str, float]:
-        accuracy = (errors.argmin(0) == 0).float().mean()
-        return {
-            "dc_entropy": float(entropy(dc_log_scores(errors, temperature)).mean()),
-            "dc_accuracy": float(accuracy),
-        }
 
     def _batch(self, task: TrainedTask, phase: str, step: int, count: int) -> tuple[NoisedBatch, list[Conditioning]]:
         rng = step_rng(task.seed, phase, step)
