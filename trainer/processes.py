@@ -72,6 +72,8 @@ class Processes:
 
     def total(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Work`; one message for all."""
+        if not tensors:
+            return {}
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
         dist.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in tensors.values()])

@@ -73,3 +73,6 @@ class Alone:
 
     def agree(self, key: str) -> None:
         """With itself."""
+
+
+ALONE = Alone()
