@@ -35,6 +35,9 @@ def entropy(log_scores: Tensor) -> Tensor:
     return -(log_scores.exp() * log_scores).sum(0)
 
 
+SCORE_VALUES = ("dc_entropy", "dc_accuracy")
+
+
 def score_values(errors: Tensor, temperature: float) -> dict[str, float]:
     """How well the scores tell the first prompt, c_n, from the others: share of right answers, and their entropy.
 
@@ -43,13 +46,11 @@ def score_values(errors: Tensor, temperature: float) -> dict[str, float]:
         temperature: tau > 0.
 
     Returns:
-        `dc_entropy`, mean over B in 0..log K nats, and `dc_accuracy` in 0..1.
+        By `SCORE_VALUES`: the entropy, mean over B in 0..log K nats, and the share in 0..1.
     """
     accuracy = (errors.argmin(0) == 0).float().mean()
-    return {
-        "dc_entropy": float(entropy(dc_log_scores(errors, temperature)).mean()),
-        "dc_accuracy": float(accuracy),
-    }
+    values = float(entropy(dc_log_scores(errors, temperature)).mean()), float(accuracy)
+    return dict(zip(SCORE_VALUES, values, strict=True))
 
 
 def calibrated_temperature(errors: Tensor) -> float:

@@ -37,6 +37,11 @@ class Conditioning:
         pooled = None if self.pooled is None else self.pooled.expand(batch, -1)
         return Conditioning(self.context.expand(batch, -1, -1), pooled, self.joint)
 
+    def rows(self, chosen: Tensor) -> "Conditioning":
+        """Those of a batch of prompts, by index."""
+        pooled = None if self.pooled is None else self.pooled[chosen]
+        return Conditioning(self.context[chosen], pooled, self.joint)
+
     @staticmethod
     def cat(parts: "list[Conditioning]") -> "Conditioning":
         """Put batches of prompts one behind the other; a cross-attention cannot tell that shorter ones are repeated.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .adapters.adapter import Adapter
 from .denoiser import Conditioning, Denoiser
+from .work import ALONE, Work
 
 
 def step_rng(seed: str, phase: str, step: int) -> torch.Generator:
@@ -57,6 +58,7 @@ class TrainedTask:
         earlier_adapter: 0-based turn j -> the state of the adapter as task j + 1 left it, read from the sequence.
         penalty: what all methods of the recipe add to the loss now, a scalar with its graph, or None.
         seed: of the task, "<seed>/<index>".
+        work: who does it.
     """
 
     denoiser: Denoiser
@@ -69,3 +71,4 @@ class TrainedTask:
     earlier_adapter: Callable[[int], Mapping[str, Tensor]]
     penalty: Callable[[], Tensor | None]
     seed: str
+    work: Work = ALONE

@@ -32,6 +32,7 @@ from .state import TrainState
 from .task import StepRecord, TrainedTask, step_rng
 from .trained import trained_task
 from .validation import is_due
+from .work import ALONE, Work
 
 
 def teach(
@@ -43,6 +44,7 @@ def teach(
     start: Lora | None = None,
     draw: Draw | None = None,
     on_start: Callable[[TaskRecord, Mapping[str, list[float]]], None] = lambda task, log: None,
+    work: Work = ALONE,
 ) -> ConceptSequence:
     """Add one concept to a sequence.
 
@@ -55,31 +57,38 @@ def teach(
         start: a LoRA of another training that the first concept starts from.
         draw: draws what `sample_every` asks for, on `denoiser`; by default with the trainer's own sampler.
         on_start: told the task and the log of the steps made earlier, before the first step; not if nothing is trained.
+        work: who does it; the first writes the files.
 
     Returns:
         The line with the concept as its newest task; at once, without training, if it is on disk already.
     """
     check_fits(sequence, concept, settings, denoiser, start)
     task = task_record(sequence, concept, settings, start)
+    work.agree(task.key)
     if done := sequence.find(task.key):
         return done
     curves = sequence.root / tensorboard.FOLDER / task.folder
     with (
-        writing(sequence.root, f"teaching <{concept.token}>"),
-        tensorboard.logged(on_step, curves) if settings.tensorboard else nullcontext(on_step) as report,
+        writing(sequence.root, f"teaching <{concept.token}>") if work.first else nullcontext(),
+        tensorboard.logged(on_step, curves) if settings.tensorboard and work.first else nullcontext(on_step) as report,
     ):
-        if done := sequence.find(task.key):  # another run was faster
+        done = sequence.find(task.key)
+        work.agree(f"{task.key}, {'not' if done is None else ''} there")
+        if done:  # another run was faster
             return done
-        training = _Training(denoiser, concept, settings, sequence, task, report, draw, start)
+        training = _Training(denoiser, concept, settings, sequence, task, report, draw, start, work)
         num_pixels = len(concept.images) * (settings.resolution or denoiser.resolution) ** 2
         check_room(sequence.root, room_needed(training.state, training.carried, num_pixels))
         partial = sequence.partial_path(task.key)
         restore_partial(partial, training.state)
         on_start(task, training.state.figures())
         try:
-            return training.commit(training.run())
+            reports = training.run()
+            committed = training.commit(reports) if work.first else sequence
+            work.agree(task.key)
+            return sequence.find(task.key) or committed
         except BaseException as error:
-            if training.state.whole:  # else the last checkpoint stays what the training goes on from
+            if work.first and training.state.whole:  # else the last checkpoint stays what the training goes on from
                 save_partial(partial, training.state)
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise no_room(settings) from error
@@ -99,10 +108,12 @@ class _Training:
         on_step: Callable[[StepRecord], None],
         draw: Draw | None = None,
         start: Lora | None = None,
+        work: Work = ALONE,
     ) -> None:
-        self.denoiser, self.concept, self.settings = denoiser, concept, settings
-        self.sequence, self.task, self.on_step = sequence, task, on_step
         self.draw = draw or own_draw(denoiser, settings)
+        denoiser = work.shared(denoiser)
+        self.denoiser, self.concept, self.settings = denoiser, concept, settings
+        self.sequence, self.task, self.on_step, self.work = sequence, task, on_step, work
         self.seed = task_seed(task)
         # Before there is an adapter: the base draws its class noun.
         self.data = TrainingData(denoiser, concept, settings, sequence.root / latent_cache.FOLDER, self.seed, on_step)
@@ -125,6 +136,7 @@ class _Training:
         elif start is not None:
             adapter.start_from(start)
         self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings)
+        work.together(self.state.parameters.values())
         self.earlier_tokens = tokens_on(denoiser.device, sequence)
 
     def run(self) -> dict[str, float]:
@@ -148,7 +160,8 @@ class _Training:
         for record in steps:
             values = {**record.values, **self._validate()}
             self.on_step(replace(record, values=values, picture=self._draw()))
-            if record.step % settings.checkpoint_every == 0 or record.step == record.total:
+            due = record.step % settings.checkpoint_every == 0 or record.step == record.total
+            if due and self.work.first:
                 save_partial(partial, state)
         # The state is no longer whole: what is interrupted from here on starts over from that at the last step.
         trained = self._trained_task()
@@ -201,9 +214,9 @@ class _Training:
     def _draw(self) -> Image.Image | None:
         """A picture of the state as it is: none where it is not due, or was drawn already."""
         path = samples.file_of(self.sequence.root / samples.FOLDER / self.task.folder, self.state.step)
-        if not samples.is_due(self.state.step, self.settings) or path.exists():
+        if not self.work.first or not samples.is_due(self.state.step, self.settings) or path.exists():
             return None
-        with self.state.result(), torch.no_grad():
+        with self.work.apart(), self.state.result(), torch.no_grad():
             text = samples.sample_prompt(self.concept, self.settings)
             picture = self.draw(self._encode([text]), self._encode([""]), self.data.latents.shape[1:])
         samples.keep(path, picture)
@@ -221,6 +234,7 @@ class _Training:
             latents=latents,
             masks=masks,
             penalty=lambda: total_penalty(self.methods.values(), self.state.adapter),
+            work=self.work,
         )
 
     def _prompt_encoder(self) -> Callable[[Tensor, torch.Generator], Conditioning]:

@@ -12,6 +12,7 @@ from .planning import task_seed
 from .prompts import base_prompt
 from .sequence import ConceptSequence
 from .task import TrainedTask
+from .work import ALONE, Work
 
 
 def trained_task(
@@ -23,6 +24,7 @@ def trained_task(
     latents: Tensor,
     masks: Tensor | None = None,
     penalty: Callable[[], Tensor | None] = lambda: None,
+    work: Work = ALONE,
 ) -> TrainedTask:
     """What the methods see of a task after its training.
 
@@ -35,6 +37,7 @@ def trained_task(
         latents: x_0 of its images, [N, C, h, w].
         masks: [N, 1, h, w] in 0..1, or None.
         penalty: what the recipe adds to the loss.
+        work: who does it.
     """
 
     def prompt(text: str) -> Conditioning:
@@ -53,4 +56,5 @@ def trained_task(
         earlier_adapter=lambda j: adapter.state_of(earlier.adapter_files(before[j])),
         penalty=penalty,
         seed=task_seed(task),
+        work=work,
     )

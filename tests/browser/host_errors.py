@@ -12,7 +12,7 @@ OPTIONAL_FILES = {
     "/templates/fuse_options.json",
     "/templates/index_logo.json",
 }
-# A template without a picture gets a drawn one; a help page without a translation is shown as it is.
+# A help page without a translation is shown as it is.
 OF_A_PACK = re.compile(r"/extensions/[^/]+/docs/\w+/[\w-]+\.md$")
 OPTIONAL_FOLDERS = ("dir=workflows", "dir=subgraphs")
 ITS_OWN_WORDS = (

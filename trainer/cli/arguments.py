@@ -85,19 +85,29 @@ def _load(arguments: argparse.Namespace) -> tuple[object, object, object]:
     return load_checkpoint(arguments.comfyui, arguments.checkpoint)
 
 
-class Bar:
-    """A progress bar for every phase; Ctrl+C stops after the running step, so that the training can be resumed."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of the user, and of a launcher
 
-    def __init__(self, label: str = "") -> None:
-        self.label, self._phase, self._stop = label, "", False
+
+class Bar:
+    """A progress bar for every phase; Ctrl+C stops after the running step, so that the training can be resumed.
+
+    Args:
+        label: stands before it.
+        shown: False for a process beside the one that shows it; a launcher ends these when that one stops.
+    """
+
+    def __init__(self, label: str = "", shown: bool = True) -> None:
+        self.label, self.shown, self._phase, self._stop = label, shown, "", False
         self._bar: tqdm[Any] | None = None
 
     def __enter__(self) -> "Bar":
-        self._previous = signal.signal(signal.SIGINT, self._asked_to_stop)
+        handlers = dict.fromkeys(STOP_SIGNALS, self._asked_to_stop) if self.shown else {signal.SIGINT: signal.SIG_IGN}
+        self._previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
         if self._bar is not None:
             self._bar.close()
 
@@ -113,7 +123,7 @@ class Bar:
         if self._bar is None or phase != self._phase:
             if self._bar is not None:
                 self._bar.close()
-            self._bar, self._phase = tqdm(total=total, desc=f"{self.label}{phase}"), phase
+            self._bar, self._phase = tqdm(total=total, desc=f"{self.label}{phase}", disable=not self.shown), phase
         self._bar.update(done - self._bar.n)
         self._bar.set_postfix_str(note, refresh=False)
         if self._stop:

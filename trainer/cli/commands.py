@@ -20,6 +20,7 @@ from ..merging.lines import merge_sequences
 from ..metrics.features import FeatureEncoder
 from ..metrics.features.efficientnet import EfficientNetLite0
 from ..metrics.features.open_clip import OpenClip
+from ..processes import launched_work
 from ..sampling import generate
 from ..sequence import ConceptSequence
 from ..teach import teach
@@ -62,10 +63,12 @@ def run_train(arguments: argparse.Namespace) -> None:
             before = before.up_to(task.index - 1)
             break
     start = load_lora(arguments.existing_lora, denoiser.unet) if arguments.existing_lora else None
-    with Bar(f"{concept.token} ") as bar:
-        after = teach(denoiser, concept, settings, before, bar, start)
+    work = launched_work()
+    with Bar(f"{concept.token} ", shown=work.first) as bar:
+        after = teach(denoiser, concept, settings, before, bar, start, work=work)
     newest = after.tasks[-1]
-    print(f"Concept {newest.index}, <{newest.token}>, is in {after.folder(newest)}")
+    if work.first:
+        print(f"Concept {newest.index}, <{newest.token}>, is in {after.folder(newest)}")
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
@@ -126,12 +129,13 @@ def run_score(arguments: argparse.Namespace) -> None:
     """Print the best prompt and the probabilities of every image."""
     # Any token will do: only the images are wanted.
     squares_of = load_concept(arguments.images, token="image", class_noun="image")
-    denoiser = open_base(arguments)
+    work = launched_work()
+    denoiser = work.shared(open_base(arguments))
     tokens = _opened(denoiser, arguments.sequence, 0)
     taught = [task.prompt for task in ConceptSequence.open(arguments.sequence).tasks] if arguments.sequence else []
     candidates = candidate_prompts(taught, arguments.prompts)
     squares, _ = prepare(squares_of, denoiser.resolution)
-    with torch.no_grad(), Bar() as bar:
+    with torch.no_grad(), Bar(shown=work.first) as bar:
         latents = encode_one_by_one(denoiser, squares)
         prompts = [denoiser.encode_prompt(text, tokens) for text in candidates]
         result = classify(
@@ -147,7 +151,8 @@ def run_score(arguments: argparse.Namespace) -> None:
         scores = ", ".join(
             f"{text}: {p:.3f}" for text, p in zip(candidates, result.scores[:, index].tolist(), strict=True)
         )
-        print(f"image {index + 1}: {candidates[best]}  ({scores})")
+        if work.first:
+            print(f"image {index + 1}: {candidates[best]}  ({scores})")
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -182,9 +187,12 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     encoder: FeatureEncoder = OpenClip(clip, arguments.architecture) if clip else EfficientNetLite0()
     open_view, artist = base_and_artist(arguments)
     line.check_base(open_view().fingerprint)
-    with Bar() as bar:
+    work = launched_work()
+    with Bar(shown=work.first) as bar:
         trials, draws = arguments.dc_trials, arguments.spectrum_draws
-        evaluation = evaluate(line, artist, encoder, open_view, trials, draws, bar.show)
+        evaluation = evaluate(line, artist, encoder, open_view, trials, draws, bar.show, work)
+    if not work.first:
+        return
     folder = write_evaluation(evaluation)
     print(markdown_table(evaluation))
     print(f"Report: {(folder / 'report.html').resolve()}")

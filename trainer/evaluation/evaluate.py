@@ -8,6 +8,7 @@ from ..errors import ContinualLoraError
 from ..metrics.features import FeatureEncoder
 from ..sequence import ConceptSequence
 from ..settings import TrainSettings
+from ..work import ALONE, Work
 from .dc_accuracy import dc_accuracy
 from .fisher_spectrum import Spectrum, fisher_spectrum, restored_task
 from .pictures import Artist, Progress, all_cells, draw_missing
@@ -55,6 +56,7 @@ def evaluate(
     dc_trials: int,
     spectrum_draws: int,
     on_progress: Progress = lambda phase, done, total: None,
+    work: Work = ALONE,
 ) -> Evaluation:
     """Draw what is missing, then measure; `on_progress` may raise to stop, what was drawn stays.
 
@@ -66,15 +68,18 @@ def evaluate(
         dc_trials: (time, noise) draws for each image; 0 leaves the accuracies out.
         spectrum_draws: samples of the Fisher; 0 leaves the spectra out.
         on_progress: told (phase, done, total).
+        work: who does it; only the first gets the spectra.
     """
     check_can_be_evaluated(line)
     tasks = line.tasks
     cells = all_cells(len(tasks))
-    draw_missing(line, artist, cells, on_progress)
+    draw_missing(line, artist, cells, on_progress, work)
     scores = measure(line, artist, cells, encoder)
-    accuracies = dc_accuracy(open_base, line, range(len(tasks)), dc_trials, on_progress) if dc_trials else {}
+    accuracies = {}
+    if dc_trials:
+        accuracies = dc_accuracy(lambda: work.shared(open_base()), line, range(len(tasks)), dc_trials, on_progress)
     spectra = {}
-    if spectrum_draws:
+    if spectrum_draws and work.first:
         # How the task was trained does not matter here, only how its Fisher is drawn.
         known = {"num_prompts", "temperature", "batch_size"}
         settings = TrainSettings(**{name: value for name, value in tasks[-1].settings.items() if name in known})

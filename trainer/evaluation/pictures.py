@@ -7,6 +7,7 @@ They are read back from disk even when they were just drawn, so that a number do
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..lock import writing
 from ..manifest import TaskRecord
 from ..sampling import generate
 from ..sequence import ConceptSequence, digest
+from ..work import ALONE, Work
 
 Progress = Callable[[str, int, int], None]
 
@@ -80,6 +82,7 @@ def draw_missing(
     artist: Artist,
     cells: Iterable[tuple[int, int]],
     on_progress: Progress = lambda phase, done, total: None,
+    work: Work = ALONE,
 ) -> None:
     """Draw those cells that are not on disk; what is finished stays when `on_progress` raises.
 
@@ -88,12 +91,16 @@ def draw_missing(
         artist: draws.
         cells: (i, j), 0-based: concept j after task i.
         on_progress: told ("draw", done, total) after each cell; may raise to stop.
+        work: who draws; each its share of the cells.
     """
-    if not _missing(line, artist, cells):
-        return
     tasks, done = line.tasks, 0
-    with writing(line.root / "evaluation", "drawing"):
-        missing = _missing(line, artist, cells)  # again: another run may have drawn them since
+    missing = _missing(line, artist, cells)
+    work.agree(f"{missing}")
+    if not missing:
+        return
+    missing = [missing[number] for number in work.share(len(missing))]
+    with writing(line.root / "evaluation", "drawing") if work.first else nullcontext():
+        missing = _missing(line, artist, missing)  # again: another run may have drawn them since
         for after in sorted({i for i, _ in missing}):
             concepts = [tasks[j] for i, j in missing if i == after]
             drawn = artist.draw(line.up_to(after + 1), [task.prompt for task in concepts])
@@ -101,6 +108,7 @@ def draw_missing(
                 _keep(cell_folder(line, tasks[after], task, artist), images)
                 done += 1
                 on_progress("draw", done, len(missing))
+    work.agree("drawn")
 
 
 def read_cell(line: ConceptSequence, artist: Artist, after: int, concept: int) -> Tensor:

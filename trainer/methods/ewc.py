@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..adapters.adapter import Adapter
 from ..classifier import (
+    SCORE_VALUES,
     backward_through_errors,
     calibrated_on,
     cross_entropy_error_gradient,
@@ -75,16 +76,17 @@ class EWC(Method):
         theta = {name: value.detach().clone() for name, value in self._theta(task.adapter).items()}
         total = {name: torch.zeros_like(value) for name, value in theta.items()}
         temperature, draws = self._temperature(task), self.settings.fisher_draws
-        num_batches = math.ceil(draws / self.settings.batch_size)
-        reported: list[Mapping[str, float]] = []
-        for step, (errors, gradients) in enumerate(self._draws(task, draws, temperature), start=1):
+        num_batches, loss = math.ceil(draws / self.settings.batch_size), 0.0
+        reported = {name: torch.zeros((), dtype=torch.float64) for name in SCORE_VALUES if self.classifier}
+        for step, errors, gradients in self._draws(task, draws, temperature):
             for name, value in sum_of_squares(gradients).items():
                 total[name] += value / draws
             values = score_values(errors, temperature) if self.classifier else {}
-            record = StepRecord("fisher", step, num_batches, float(errors[0].mean()), values=values)
-            reported.append(values)
-            yield record
-        fresh, trace = normalized(total)
+            for name, number in values.items():
+                reported[name] += number
+            loss = float(errors[0].mean())
+            yield StepRecord("fisher", step + 1, num_batches, loss, values=values)
+        fresh, trace = normalized(task.work.total(total))
         if not math.isfinite(trace):
             raise ContinualLoraError(
                 "The Fisher information should be made of numbers.",
@@ -94,19 +96,19 @@ class EWC(Method):
         gamma = self.settings.fisher_decay
         self.fisher = {n: gamma * self.fisher[n] + f if n in self.fisher else f for n, f in fresh.items()}
         self.anchor = theta
-        means = {key: sum(values[key] for values in reported) / num_batches for key in reported[0]}
+        means = {name: float(value) / num_batches for name, value in task.work.total(reported).items()}
         values = {"fisher_trace": trace, "temperature": temperature, **means}
-        yield StepRecord("fisher", num_batches, num_batches, record.loss, values=values)
+        yield StepRecord("fisher", num_batches, num_batches, loss, values=values)
 
     def gradients(self, task: TrainedTask, draws: int) -> Iterator[Mapping[str, Tensor]]:
         """Per-sample gradients [B, ...] of the Fisher's objective by name, batch after batch, on the Fisher's draws."""
-        for _, gradients in self._draws(task, draws, self._temperature(task)):
+        for _, _, gradients in self._draws(task, draws, self._temperature(task)):
             yield gradients
 
     def _draws(
         self, task: TrainedTask, draws: int, temperature: float
-    ) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
-        """Errors [K, B] and per-sample gradients, batch after batch."""
+    ) -> Iterator[tuple[int, Tensor, Mapping[str, Tensor]]]:
+        """The number of a batch, its errors [K, B] and per-sample gradients, batch after batch."""
 
         def weights(errors: Tensor) -> Tensor:
             # The true class, c_n, is the first prompt: its error is L_den itself.
@@ -115,14 +117,14 @@ class EWC(Method):
             return truth + cross_entropy_error_gradient(errors, truth, temperature) if self.classifier else truth
 
         size = self.settings.batch_size
-        for step in range(math.ceil(draws / size)):
+        for step in task.work.share(math.ceil(draws / size)):
             count = min(size, draws - step * size)
             batch, prompts = self._batch(task, "fisher", step, count)
             with per_sample_gradients(self._layers(task.adapter), count) as gradients:
                 errors, _ = backward_through_errors(batch, prompts, weights, self.settings.low_memory)
             for parameter in task.adapter.parameters.values():
                 parameter.grad = None
-            yield errors, gradients
+            yield step, errors, gradients
 
     def _temperature(self, task: TrainedTask) -> float:
         return self.settings.temperature or (self._calibrate(task) if self.classifier else 1.0)
