@@ -16,10 +16,10 @@ import torch
 
 from trainer.bases.tiny.base import TinyBase
 from trainer.cli.demo import TINY_SETTINGS, load_sample
+from trainer.disk.sequence import ConceptSequence
 from trainer.evaluation.fisher_spectrum import restored_task
 from trainer.losses.denoising import draw_batch
 from trainer.methods.dsc import DSC
-from trainer.sequence import ConceptSequence
 from trainer.task import TrainedTask, step_rng
 from trainer.teach import teach
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from trainer.adapters.lora import LoraAdapter
 from trainer.bases.comfyui.checkpoint import load_checkpoint
-from trainer.buckets import Bucket
-from trainer.checkpointing import checkpoint_blocks
 from trainer.classifier import classify
 from trainer.denoiser import Conditioning, Denoiser
 from trainer.loop import train_concept
@@ -20,8 +18,10 @@ from trainer.methods.dsc import DSC
 from trainer.methods.ewc import EWC
 from trainer.methods.method import Method
 from trainer.settings import TrainSettings
-from trainer.state import TrainState
 from trainer.task import TrainedTask
+from trainer.training.buckets import Bucket
+from trainer.training.checkpointing import checkpoint_blocks
+from trainer.training.state import TrainState
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIDE, RANK = 32, 4

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from trainer.adapters.lora import LoraAdapter
 from trainer.bases.tiny.base import TinyBase
-from trainer.buckets import Bucket
 from trainer.concept import Concept, prepare
 from trainer.denoiser import Conditioning, TokenVectors
 from trainer.loop import train_concept
 from trainer.sampling import generate
 from trainer.settings import TrainSettings
-from trainer.state import TrainState
 from trainer.task import step_rng
+from trainer.training.buckets import Bucket
+from trainer.training.state import TrainState
 
 NAME = "joint"
 

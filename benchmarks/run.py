@@ -16,6 +16,7 @@ from benchmarks.text_alignment import AlignedText
 from trainer.bases.tiny.base import TinyBase
 from trainer.bases.tiny.weights import fingerprint, weights_folder
 from trainer.concept import Concept, prepare
+from trainer.disk.sequence import ConceptSequence
 from trainer.evaluation.dc_accuracy import dc_accuracy
 from trainer.evaluation.pictures import draw_missing, first_and_last_cells, own_artist, read_cell
 from trainer.evaluation.scores import measure, measure_cell, prompt_without_token
@@ -24,7 +25,6 @@ from trainer.metrics import text_similarity
 from trainer.metrics.features.efficientnet import EfficientNetLite0
 from trainer.plots import image_grid
 from trainer.recipes import adapter_name
-from trainer.sequence import ConceptSequence
 from trainer.settings import TrainSettings
 from trainer.teach import teach
 

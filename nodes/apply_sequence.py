@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..trainer.bases.comfyui.apply import apply_lora, clip_with_tokens
 from ..trainer.bases.comfyui.base import model_fingerprint
-from ..trainer.sequence import ConceptSequence as Sequence
+from ..trainer.disk.sequence import ConceptSequence as Sequence
 from .host import check_widgets, training_mode
 from .sockets import CATEGORY, ConceptSequence
 

@@ -12,10 +12,10 @@ from ..trainer.bases.comfyui.base import ComfyBase
 from ..trainer.classifier import candidate_prompts, classify
 from ..trainer.concept import concept_from_batch, prepare
 from ..trainer.denoiser import encode_one_by_one
+from ..trainer.disk.names import MAX_PROMPT, check_words
+from ..trainer.disk.sequence import ConceptSequence as Sequence
 from ..trainer.images import to_pil
-from ..trainer.names import MAX_PROMPT, check_words
 from ..trainer.plots import bar_chart_grid
-from ..trainer.sequence import ConceptSequence as Sequence
 from .host import Progress, check_widgets, image_batch, training_mode
 from .sockets import CATEGORY, ConceptSequence
 

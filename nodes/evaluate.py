@@ -7,6 +7,7 @@ from comfy_api.v0_0_2 import io
 
 from ..trainer.bases.comfyui.base import ComfyBase
 from ..trainer.bases.comfyui.sampling import host_artist
+from ..trainer.disk.sequence import ConceptSequence as Sequence
 from ..trainer.evaluation.evaluate import evaluate
 from ..trainer.evaluation.report import contact_sheet, curves, forgetting_map, markdown_table, write_evaluation
 from ..trainer.metrics.features import FeatureEncoder
@@ -14,7 +15,6 @@ from ..trainer.metrics.features.clip_vision import HostClipVision
 from ..trainer.metrics.features.efficientnet import EfficientNetLite0
 from ..trainer.metrics.features.open_clip import OpenClip
 from ..trainer.overview import choice_of
-from ..trainer.sequence import ConceptSequence as Sequence
 from .host import Progress, check_widgets, image_batch, training_mode
 from .sockets import CATEGORY, ConceptSequence
 

@@ -13,10 +13,10 @@ from comfy import model_management
 from PIL import Image
 
 from ..trainer.bases.comfyui.memory import lent_models
+from ..trainer.disk.files import storing
+from ..trainer.disk.manifest import MANIFEST
+from ..trainer.disk.names import check_file_name, shown
 from ..trainer.errors import ContinualLoraError
-from ..trainer.files import storing
-from ..trainer.manifest import MANIFEST
-from ..trainer.names import check_file_name, shown
 from ..trainer.settings import check_kind, check_limits
 
 

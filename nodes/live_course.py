@@ -10,12 +10,12 @@ from typing import Any
 from comfy import model_management
 from comfy_execution.utils import get_executing_context
 
-from ..trainer import samples
-from ..trainer.course import FAILED, FINISHED, FOUND, INTERRUPTED, Course, Courses
+from ..trainer.disk.manifest import TaskRecord
+from ..trainer.disk.sequence import ConceptSequence as Sequence
 from ..trainer.errors import ContinualLoraError
-from ..trainer.manifest import TaskRecord
-from ..trainer.sequence import ConceptSequence as Sequence
 from ..trainer.task import StepRecord
+from ..trainer.training import samples
+from ..trainer.training.course import FAILED, FINISHED, FOUND, INTERRUPTED, Course, Courses
 from .host import tell_pages
 
 EVENT = "continual_lora.training"

@@ -10,8 +10,8 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..trainer.concept import TEMPLATE, concept_from_batch, load_concept, prepare
 from ..trainer.concept_files import SUFFIXES
+from ..trainer.disk.names import check_file_name, is_text, shown
 from ..trainer.errors import ContinualLoraError
-from ..trainer.names import check_file_name, is_text, shown
 from .sockets import CATEGORY, Concept
 
 NONE = "(use the images input)"

@@ -4,11 +4,11 @@ import logging
 
 from comfy_api.v0_0_2 import io
 
+from ..trainer.disk.manifest import MANIFEST
+from ..trainer.disk.names import shown
+from ..trainer.disk.sequence import ConceptSequence as Sequence
+from ..trainer.disk.sequence import lines_on_disk
 from ..trainer.errors import ContinualLoraError
-from ..trainer.manifest import MANIFEST
-from ..trainer.names import shown
-from ..trainer.sequence import ConceptSequence as Sequence
-from ..trainer.sequence import lines_on_disk
 from .host import sequence_names, sequence_root, sequences_folder
 from .sockets import CATEGORY, ConceptSequence
 

@@ -9,11 +9,11 @@ from comfy_api.v0_0_2 import io
 
 from ..trainer.bases.comfyui.apply import apply_lora, clip_with_tokens
 from ..trainer.bases.comfyui.base import model_fingerprint
+from ..trainer.disk.names import check_file_name, shown
+from ..trainer.disk.sequence import ConceptSequence as Sequence
 from ..trainer.errors import ContinualLoraError
 from ..trainer.merging import MERGE_METHODS
 from ..trainer.merging.lines import merge_sequences
-from ..trainer.names import check_file_name, shown
-from ..trainer.sequence import ConceptSequence as Sequence
 from .host import check_widgets, training_mode
 from .save_sequence import save_tensors
 from .sockets import CATEGORY, ConceptSequence

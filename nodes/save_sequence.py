@@ -7,10 +7,10 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 from torch import equal
 
+from ..trainer.disk.files import read_tensors, write_tensors
+from ..trainer.disk.names import check_file_name
+from ..trainer.disk.sequence import ConceptSequence as Sequence
 from ..trainer.errors import ContinualLoraError
-from ..trainer.files import read_tensors, write_tensors
-from ..trainer.names import check_file_name
-from ..trainer.sequence import ConceptSequence as Sequence
 from .host import unused_path
 from .sockets import CATEGORY, ConceptSequence
 

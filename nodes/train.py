@@ -10,7 +10,7 @@ from ..trainer.bases.comfyui.apply import apply_lora, clip_with_tokens
 from ..trainer.bases.comfyui.base import ComfyBase
 from ..trainer.bases.comfyui.live import live_draw
 from ..trainer.concept import Concept as ConceptImages
-from ..trainer.sequence import ConceptSequence as Sequence
+from ..trainer.disk.sequence import ConceptSequence as Sequence
 from ..trainer.settings import TrainSettings
 from ..trainer.task import StepRecord
 from ..trainer.teach import teach

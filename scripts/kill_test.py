@@ -20,9 +20,9 @@ from torch import Tensor
 from trainer.apply import apply_sequence
 from trainer.bases.tiny.base import TinyBase
 from trainer.cli.demo import load_sample
-from trainer.manifest import MANIFEST
+from trainer.disk.manifest import MANIFEST
+from trainer.disk.sequence import ConceptSequence
 from trainer.sampling import generate
-from trainer.sequence import ConceptSequence
 from trainer.settings import TrainSettings
 from trainer.teach import teach
 

@@ -5,9 +5,9 @@ import torch
 from .adapters import ADAPTERS
 from .adapters.adapter import Adapter
 from .denoiser import Denoiser, TokenVectors
+from .disk.sequence import ConceptSequence
 from .errors import ContinualLoraError
 from .recipes import adapter_name
-from .sequence import ConceptSequence
 
 
 def tokens_on(device: torch.device, sequence: ConceptSequence) -> dict[str, TokenVectors]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .concept_files import image_files, read_caption
+from .disk.names import MAX_PROMPT, check_words, is_reserved, shown
 from .errors import ContinualLoraError
 from .images import Alpha, Color, decode, fit, shrink, split_alpha
-from .names import MAX_PROMPT, check_words, is_reserved, shown
 
 TEMPLATE = "photo of a <{token}> {class_noun}"
 WHITE: Color = (1.0, 1.0, 1.0)

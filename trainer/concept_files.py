@@ -3,9 +3,9 @@
 import uuid
 from pathlib import Path
 
+from .disk.files import write_bytes
+from .disk.names import MAX_PROMPT, check_words, shown
 from .errors import ContinualLoraError
-from .files import write_bytes
-from .names import MAX_PROMPT, check_words, shown
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from .adapters.adapter import Adapter
-from .buckets import Bucket, drawn_batches
 from .denoiser import Conditioning, Denoiser
-from .divergence import check_numbers
 from .losses.min_snr import mean_error
 from .methods.method import Method
-from .optimizers import set_training
-from .precision import autocast
-from .prior import Prior
-from .schedule import schedule_factor
 from .settings import TrainSettings
-from .state import TrainState
 from .task import StepRecord, step_rng
+from .training.buckets import Bucket, drawn_batches
+from .training.divergence import check_numbers
+from .training.optimizers import set_training
+from .training.precision import autocast
+from .training.prior import Prior
+from .training.schedule import schedule_factor
+from .training.state import TrainState
 
 
 def train_concept(

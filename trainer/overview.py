@@ -13,12 +13,12 @@ from typing import Any
 
 from PIL import Image
 
+from .disk.files import inside
+from .disk.manifest import MANIFEST, TaskRecord, read_manifest
+from .disk.names import check_file_name, shown
+from .disk.sequence import LOG, ConceptSequence
 from .errors import ContinualLoraError
-from .files import inside
-from .manifest import MANIFEST, TaskRecord, read_manifest
-from .names import check_file_name, shown
 from .recipes import RECIPES, build_methods
-from .sequence import LOG, ConceptSequence
 from .settings import TrainSettings
 
 SEPARATOR = " / "

@@ -8,18 +8,18 @@ from .adapters.layers import cross_attention_layers
 from .adapters.lora import state_of
 from .concept import Concept
 from .denoiser import Denoiser
+from .disk.manifest import TaskRecord
+from .disk.metadata import tensor_hash
+from .disk.names import MAX_PROMPT, check_words
+from .disk.sequence import ConceptSequence, digest
 from .errors import ContinualLoraError
 from .losses.min_snr import check_min_snr
-from .manifest import TaskRecord
-from .metadata import tensor_hash
-from .names import MAX_PROMPT, check_words
-from .optimizers import check_optimizer
-from .precision import check_precision
 from .recipes import adapter_name, build_methods
-from .sequence import ConceptSequence, digest
 from .settings import TrainSettings
-from .tensorboard import writer_class
-from .validation import num_held_back, split_off
+from .training.optimizers import check_optimizer
+from .training.precision import check_precision
+from .training.tensorboard import writer_class
+from .training.validation import num_held_back, split_off
 
 # These change how a task is computed, not what comes out.
 NOT_IN_KEY = {

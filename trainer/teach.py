@@ -8,30 +8,30 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import latent_cache, samples, tensorboard
 from .adapters import ADAPTERS
 from .adapters.factors import Lora
 from .apply import tokens_on
-from .captions import step_prompts
-from .checkpointing import checkpoint_blocks
 from .concept import Concept, prepare
-from .data import TrainingData
 from .denoiser import Conditioning, Denoiser, TokenVectors
-from .lock import writing
+from .disk.lock import writing
+from .disk.manifest import TaskRecord
+from .disk.metadata import lora_metadata
+from .disk.partial import WAITING, check_room, patiently, restore_partial, room_needed, save_partial
+from .disk.sequence import METHODS_STEM, ConceptSequence
 from .loop import total_penalty, train_concept
-from .manifest import TaskRecord
-from .memory import no_room
-from .metadata import lora_metadata
-from .partial import WAITING, check_room, patiently, restore_partial, room_needed, save_partial
 from .planning import check_fits, largest_pass, task_record, task_seed
 from .recipes import adapter_name, build_methods
-from .samples import Draw, own_draw
-from .sequence import METHODS_STEM, ConceptSequence
 from .settings import TrainSettings
-from .state import TrainState
 from .task import StepRecord, TrainedTask, step_rng
 from .trained import trained_task
-from .validation import is_due
+from .training import latent_cache, samples, tensorboard
+from .training.captions import step_prompts
+from .training.checkpointing import checkpoint_blocks
+from .training.data import TrainingData
+from .training.memory import no_room
+from .training.samples import Draw, own_draw
+from .training.state import TrainState
+from .training.validation import is_due
 from .work import ALONE, Work
 
 

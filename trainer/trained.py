@@ -7,10 +7,10 @@ from torch import Tensor
 
 from .adapters.adapter import Adapter
 from .denoiser import Conditioning, Denoiser, TokenVectors
-from .manifest import TaskRecord
+from .disk.manifest import TaskRecord
+from .disk.sequence import ConceptSequence
 from .planning import task_seed
 from .prompts import base_prompt
-from .sequence import ConceptSequence
 from .task import TrainedTask
 from .work import ALONE, Work
 

@@ -14,10 +14,10 @@ import folder_paths
 from aiohttp import web
 
 from ...trainer.concept_files import caption_file, images_in, read_caption, write_caption
+from ...trainer.disk.files import inside
+from ...trainer.disk.names import shown
 from ...trainer.errors import ContinualLoraError
-from ...trainer.files import inside
 from ...trainer.images import thumbnail, upright_size
-from ...trainer.names import shown
 from ..load_concept_images import BUNDLED, SAMPLES, image_folder
 from .answers import RefusedError, told
 

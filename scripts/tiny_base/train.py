@@ -25,7 +25,7 @@ from trainer.bases.tiny.autoencoder import Autoencoder
 from trainer.bases.tiny.base import scaled_linear_alphas_cumprod
 from trainer.bases.tiny.text import END, START, UNKNOWN, TextEncoder, WordTokenizer, frame
 from trainer.bases.tiny.unet import UNet
-from trainer.files import write_tensors
+from trainer.disk.files import write_tensors
 from trainer.losses.denoising import add_noise
 
 IMAGE_SIZE = 64

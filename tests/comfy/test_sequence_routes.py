@@ -16,10 +16,10 @@ from PIL import Image
 
 from tests.server import Client, Server
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
+from trainer.disk.sequence import ConceptSequence
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.pictures import Artist
 from trainer.evaluation.report import write_evaluation
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

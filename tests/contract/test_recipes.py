@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.apply import apply_sequence
 from trainer.bases.tiny.base import TinyBase
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.recipes import RECIPES, build_methods, settings_by_recipe
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

@@ -11,8 +11,8 @@ from trainer.bases.tiny.base import TinyBase
 from trainer.classifier import classify
 from trainer.cli.demo import load_sample
 from trainer.concept import prepare
+from trainer.disk.sequence import ConceptSequence
 from trainer.processes import launched_work
-from trainer.sequence import ConceptSequence
 from trainer.settings import TrainSettings
 from trainer.teach import teach
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
-from trainer import augment
-from trainer.augment import LARGER, SMALLER, paste, rescaled_copies, training_pool
 from trainer.concept import concept_from_batch, prepare
+from trainer.disk.sequence import ConceptSequence
 from trainer.planning import task_record
-from trainer.sequence import ConceptSequence
 from trainer.teach import _Training, teach
+from trainer.training import augment
+from trainer.training.augment import LARGER, SMALLER, paste, rescaled_copies, training_pool
 
 RED = torch.tensor([1.0, 0.0, 0.0])
 PROMPT = "photo of a <fox> animal"

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from tests.toy import ToyBase, files_below
-from trainer.augment import LARGER, SMALLER
 from trainer.bases.tiny.base import TinyBase
-from trainer.buckets import Bucket, bucket_shape, drawn_batches
 from trainer.concept import Concept, prepare
+from trainer.disk.sequence import ConceptSequence
 from trainer.images import cover
 from trainer.losses.denoising import add_noise
 from trainer.planning import task_record
-from trainer.sequence import ConceptSequence
 from trainer.settings import TrainSettings
 from trainer.teach import _Training, teach
+from trainer.training.augment import LARGER, SMALLER
+from trainer.training.buckets import Bucket, bucket_shape, drawn_batches
 
 SHAPES = [(60, 60), (40, 70), (100, 60), (35, 56), (64, 64)]
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from tests.toy import ENCODER, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
-from trainer.captions import shuffled_tags, split_tags, step_prompts
 from trainer.denoiser import Conditioning
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.planning import task_record
-from trainer.sequence import ConceptSequence
 from trainer.task import step_rng
 from trainer.teach import _Training, teach
+from trainer.training.captions import shuffled_tags, split_tags, step_prompts
 
 UNET = ToyUNet().requires_grad_(False)
 PROMPT = "photo of a <fox> animal, red, in snow, (big, round:1.2)"

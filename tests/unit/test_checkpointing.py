@@ -7,11 +7,11 @@ from torch import nn
 from tests.toy import toy_concept
 from trainer.adapters.lora import LoraAdapter
 from trainer.bases.tiny.base import TinyBase
-from trainer.checkpointing import checkpoint_blocks
+from trainer.disk.sequence import ConceptSequence
 from trainer.losses.fisher import per_sample_gradients
 from trainer.planning import task_record
-from trainer.sequence import ConceptSequence
 from trainer.settings import TrainSettings
+from trainer.training.checkpointing import checkpoint_blocks
 
 
 def pass_of(folder, checkpointed):

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from trainer.concept_files import images_in, read_caption, write_caption
+from trainer.disk.files import inside
+from trainer.disk.names import MAX_PROMPT
 from trainer.errors import ContinualLoraError, StorageError
-from trainer.files import inside
 from trainer.images import thumbnail, upright_size
-from trainer.names import MAX_PROMPT
 
 
 @pytest.fixture

@@ -9,8 +9,12 @@ import pytest
 from PIL import Image
 
 from tests.toy import ToyBase, ToyUNet, toy_concept, toy_settings
-from trainer import samples
-from trainer.course import (
+from trainer.disk.partial import WAITING
+from trainer.disk.sequence import ConceptSequence
+from trainer.task import StepRecord
+from trainer.teach import teach
+from trainer.training import samples
+from trainer.training.course import (
     FAILED,
     FINISHED,
     INTERRUPTED,
@@ -22,10 +26,6 @@ from trainer.course import (
     Courses,
     Phase,
 )
-from trainer.partial import WAITING
-from trainer.sequence import ConceptSequence
-from trainer.task import StepRecord
-from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
+from trainer.disk.files import write_bytes
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
-from trainer.files import write_bytes
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.apply import apply_sequence
+from trainer.disk.files import set_aside
+from trainer.disk.sequence import ConceptSequence, lines_on_disk
 from trainer.errors import ContinualLoraError
-from trainer.files import set_aside
-from trainer.sequence import ConceptSequence, lines_on_disk
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

@@ -6,11 +6,11 @@ import torch
 from tests.toy import ENCODER, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.adapters.kohya import from_kohya, kohya_prefixes
 from trainer.adapters.lora import LoraAdapter
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
-from trainer.optimizers import check_optimizer
-from trainer.sequence import ConceptSequence
-from trainer.state import TrainState
 from trainer.teach import teach
+from trainer.training.optimizers import check_optimizer
+from trainer.training.state import TrainState
 
 UNET = ToyUNet().requires_grad_(False)
 

@@ -9,6 +9,7 @@ import torch
 
 from tests.toy import ToyBase, ToyUNet, toy_concept, toy_settings, trained_task
 from trainer.concept import prepare
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.evaluation.dc_accuracy import dc_accuracy
 from trainer.evaluation.evaluate import evaluate
@@ -24,7 +25,6 @@ from trainer.evaluation.pictures import (
 from trainer.evaluation.report import contact_sheet, curves, forgetting_map, markdown_table, write_evaluation
 from trainer.evaluation.scores import measure, prompt_without_token
 from trainer.metrics import image_similarity, kid, mmd
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

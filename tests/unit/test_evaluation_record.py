@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tests.toy import ToyBase, ToyUNet, toy_concept, toy_settings
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.pictures import Artist
 from trainer.evaluation.record import METRICS, newest_record, read_record, record_rows
 from trainer.evaluation.report import write_evaluation
 from trainer.overview import picture_path
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

@@ -25,16 +25,16 @@ from trainer.adapters.layouts import DOWN, METADATA_KEY, UP, load_lora
 from trainer.adapters.lora import LoraAdapter
 from trainer.apply import apply_sequence
 from trainer.concept import bare_token, check_token, concept_from_batch, load_concept, prepare
+from trainer.disk.names import check_file_name, check_words
+from trainer.disk.partial import restore_partial, save_partial
+from trainer.disk.sequence import ConceptSequence, lines_on_disk
 from trainer.errors import ContinualLoraError
 from trainer.merging import MERGE_METHODS, merge
 from trainer.merging.lines import merge_sequences
-from trainer.names import check_file_name, check_words
-from trainer.partial import restore_partial, save_partial
 from trainer.prompts import base_prompt, split_tokens, token_of, without_tokens
-from trainer.sequence import ConceptSequence, lines_on_disk
 from trainer.settings import TrainSettings
-from trainer.state import TrainState
 from trainer.teach import teach
+from trainer.training.state import TrainState
 
 UNET = ToyUNet().requires_grad_(False)
 BASE = ToyBase(UNET).fingerprint

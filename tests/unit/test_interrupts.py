@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
+from trainer.disk.sequence import ConceptSequence
 from trainer.evaluation.dc_accuracy import dc_accuracy
 from trainer.evaluation.fisher_spectrum import fisher_spectrum, restored_task
 from trainer.methods.dsc import DSC
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

@@ -8,7 +8,7 @@ import torch
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.bases.fingerprint import autoencoder_fingerprint
 from trainer.bases.tiny.base import TinyBase
-from trainer.sequence import ConceptSequence
+from trainer.disk.sequence import ConceptSequence
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

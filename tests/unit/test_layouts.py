@@ -17,8 +17,8 @@ from trainer.adapters.layers import cross_attention_layers
 from trainer.adapters.layouts import LAYOUTS, METADATA_KEY, load_lora, peft_config, read_lora, write_lora
 from trainer.adapters.lora import LoraAdapter
 from trainer.bases.tiny.base import TinyBase
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 LAYER = "input_blocks.1.1.transformer_blocks.0.attn2.to_k"

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
-from trainer import lock
+from trainer.disk import lock
+from trainer.disk.lock import LOCK, writing
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError, StorageError
-from trainer.lock import LOCK, writing
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 ROOT = Path(__file__).parents[2]

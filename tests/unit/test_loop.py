@@ -7,16 +7,16 @@ import torch
 
 from tests.toy import ENCODER, ToyBase, toy_settings
 from trainer.adapters.lora import LoraAdapter
-from trainer.buckets import Bucket
 from trainer.denoiser import Conditioning
 from trainer.errors import ContinualLoraError
 from trainer.loop import train_concept
 from trainer.losses.denoising import NoisedBatch
 from trainer.methods.method import Method
-from trainer.precision import uses_bf16
-from trainer.schedule import schedule_factor
-from trainer.state import TrainState
 from trainer.task import StepRecord, step_rng
+from trainer.training.buckets import Bucket
+from trainer.training.precision import uses_bf16
+from trainer.training.schedule import schedule_factor
+from trainer.training.state import TrainState
 
 LATENTS = torch.tensor([[0.5, -1.0], [1.5, 0.25], [-0.75, 2.0]]).view(3, 1, 1, 2)
 PROMPT = "photo of a <fox> animal"

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import ToyBase, toy_settings
-from trainer.files import read_tensors, write_json, write_tensors
-from trainer.manifest import TaskRecord
-from trainer.metadata import lora_metadata, tensor_hash
+from trainer.disk.files import read_tensors, write_json, write_tensors
+from trainer.disk.manifest import TaskRecord
+from trainer.disk.metadata import lora_metadata, tensor_hash
 
 TENSORS = {"b": torch.arange(6.0).view(2, 3).T, "a": torch.tensor(2.5), "half": torch.ones(3, dtype=torch.float16)}
 

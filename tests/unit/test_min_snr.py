@@ -5,17 +5,17 @@ import torch
 
 from tests.toy import ToyBase, toy_concept, toy_settings
 from trainer.adapters.lora import LoraAdapter
-from trainer.buckets import Bucket
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.loop import train_concept
 from trainer.losses.denoising import NoisedBatch
 from trainer.losses.min_snr import mean_error, min_snr_weights
-from trainer.prior import Prior
 from trainer.sampling import predicted_x_0_and_noise
-from trainer.sequence import ConceptSequence
-from trainer.state import TrainState
 from trainer.task import step_rng
 from trainer.teach import teach
+from trainer.training.buckets import Bucket
+from trainer.training.prior import Prior
+from trainer.training.state import TrainState
 
 LATENTS = torch.tensor([[0.5, -1.0], [1.5, 0.25], [-0.75, 2.0]]).view(3, 1, 1, 2)
 # SNR 0, 1, 4 and 9

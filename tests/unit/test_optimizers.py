@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import ToyBase, toy_concept, toy_settings
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
-from trainer.optimizers import OPTIMIZERS, build_optimizer, check_optimizer, set_training
-from trainer.sequence import ConceptSequence
 from trainer.settings import TrainSettings
 from trainer.teach import teach
+from trainer.training.optimizers import OPTIMIZERS, build_optimizer, check_optimizer, set_training
 
 RATES = {
     "adamw": {},

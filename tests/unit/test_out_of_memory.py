@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
-from trainer.sequence import ConceptSequence
 from trainer.settings import TrainSettings
 from trainer.teach import teach
 

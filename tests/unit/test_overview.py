@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.toy import ToyBase, ToyUNet, toy_concept, toy_settings
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.overview import (
     choice_of,
@@ -20,7 +21,6 @@ from trainer.overview import (
     thumbnail,
     whole_number,
 )
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

@@ -7,15 +7,15 @@ import torch
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.adapters.lora import LoraAdapter
-from trainer.buckets import Bucket
 from trainer.denoiser import Conditioning
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.loop import train_concept
 from trainer.methods.method import Method
-from trainer.precision import FIRST_SCALE, autocast, check_precision
-from trainer.sequence import ConceptSequence
-from trainer.state import TrainState
 from trainer.teach import teach
+from trainer.training.buckets import Bucket
+from trainer.training.precision import FIRST_SCALE, autocast, check_precision
+from trainer.training.state import TrainState
 
 LATENTS = torch.tensor([[0.5, -1.0], [1.5, 0.25], [-0.75, 2.0]]).view(3, 1, 1, 2)
 UNET = ToyUNet().requires_grad_(False)

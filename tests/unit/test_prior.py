@@ -6,15 +6,15 @@ import torch
 from tests.toy import KEYS, VALUES, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.adapters.lora import LoraAdapter
 from trainer.apply import apply_sequence
-from trainer.buckets import Bucket
+from trainer.disk.sequence import ConceptSequence
 from trainer.loop import train_concept
 from trainer.planning import task_record
-from trainer.prior import Prior, draw_prior, prior_prompt
 from trainer.sampling import sample
-from trainer.sequence import ConceptSequence
-from trainer.state import TrainState
 from trainer.task import StepRecord, step_rng
 from trainer.teach import _Training, teach
+from trainer.training.buckets import Bucket
+from trainer.training.prior import Prior, draw_prior, prior_prompt
+from trainer.training.state import TrainState
 
 UNET = ToyUNet().requires_grad_(False)
 SHAPE = torch.Size((1, 1, 2))

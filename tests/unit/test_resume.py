@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.bases.tiny.base import TinyBase
-from trainer.sequence import ConceptSequence
+from trainer.disk.sequence import ConceptSequence
 from trainer.teach import teach
 
 ROOT = Path(__file__).parents[2]

@@ -6,12 +6,12 @@ import torch
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.apply import apply_sequence
 from trainer.bases.tiny.base import TinyBase
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.images import decode, to_pil
-from trainer.samples import is_due, sample_prompt
 from trainer.sampling import generate
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
+from trainer.training.samples import is_due, sample_prompt
 
 UNET = ToyUNet().requires_grad_(False)
 

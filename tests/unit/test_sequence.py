@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.toy import ENCODER, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
+from trainer.disk.manifest import FORMAT_VERSION
+from trainer.disk.sequence import ConceptSequence, digest, lines_on_disk
 from trainer.errors import ContinualLoraError
-from trainer.manifest import FORMAT_VERSION
-from trainer.sequence import ConceptSequence, digest, lines_on_disk
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
-from trainer import files, partial
+from trainer.disk import files, partial
+from trainer.disk.files import write_bytes
+from trainer.disk.names import check_file_name, check_words, shown
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError, StorageError
-from trainer.files import write_bytes
-from trainer.names import check_file_name, check_words, shown
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 from tests.toy import ENCODER, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.adapters.kohya import from_kohya, kohya_prefixes
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.planning import largest_pass, task_record
 from trainer.prompts import base_prompt
-from trainer.sequence import ConceptSequence
 from trainer.teach import _Training, teach
 
 WORDS = ("fox", "cat", "dog")

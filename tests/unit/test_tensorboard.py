@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
-from trainer.sequence import ConceptSequence
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)

@@ -8,13 +8,13 @@ import torch
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.classifier import stratified_timesteps
 from trainer.concept import prepare
+from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.losses.denoising import NoisedBatch
 from trainer.planning import task_record
-from trainer.sequence import ConceptSequence
 from trainer.task import step_rng
 from trainer.teach import _Training, teach
-from trainer.validation import DRAWS, is_due, split_off
+from trainer.training.validation import DRAWS, is_due, split_off
 
 UNET = ToyUNet().requires_grad_(False)
 CONCEPT = replace(toy_concept("fox", count=5), captions=["red", "", "a <fox>", "blue", "old"])

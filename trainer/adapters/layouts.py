@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Size, Tensor, nn
 
+from ..disk.files import read_tensors
 from ..errors import ContinualLoraError
-from ..files import read_tensors
 from .factors import Lora, LoraFactors
 from .joint import join_factors, split_factors
 from .kohya import (

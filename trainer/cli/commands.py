@@ -11,9 +11,10 @@ from ..apply import apply_sequence
 from ..classifier import candidate_prompts, classify
 from ..concept import TEMPLATE, load_concept, prepare
 from ..denoiser import Denoiser, TokenVectors, encode_one_by_one
+from ..disk.files import read_tensors, storing, write_json, write_tensors
+from ..disk.sequence import ConceptSequence
 from ..evaluation.evaluate import evaluate
 from ..evaluation.report import markdown_table, write_evaluation
-from ..files import read_tensors, storing, write_json, write_tensors
 from ..images import to_pil
 from ..merging import MERGE_METHODS
 from ..merging.lines import merge_sequences
@@ -22,7 +23,6 @@ from ..metrics.features.efficientnet import EfficientNetLite0
 from ..metrics.features.open_clip import OpenClip
 from ..processes import launched_work
 from ..sampling import generate
-from ..sequence import ConceptSequence
 from ..teach import teach
 from .arguments import Bar, add_base_arguments, add_settings_arguments, base_and_artist, open_base, settings_of
 

@@ -14,12 +14,12 @@ from ..bases.tiny.base import TinyBase
 from ..classifier import Classification, classify
 from ..concept import Concept, load_concept, prepare
 from ..denoiser import Conditioning
+from ..disk.sequence import ConceptSequence
 from ..images import mosaic
 from ..plots import bar_chart_grid, heat_map, image_grid, line_chart
 from ..prompts import base_prompt
 from ..report import Code, Figure, Heading, Paragraph, Section, Table, write_report
 from ..sampling import generate
-from ..sequence import ConceptSequence
 from ..settings import TrainSettings
 from ..teach import teach
 from .arguments import Bar

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..apply import apply_sequence
 from ..classifier import classify
 from ..denoiser import Denoiser, encode_one_by_one
+from ..disk.sequence import ConceptSequence
 from ..prompts import base_prompt
-from ..sequence import ConceptSequence
 from .pictures import Progress
 
 PHASE = "classify"

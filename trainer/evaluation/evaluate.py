@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..denoiser import Denoiser
+from ..disk.sequence import ConceptSequence
 from ..errors import ContinualLoraError
 from ..metrics.features import FeatureEncoder
-from ..sequence import ConceptSequence
 from ..settings import TrainSettings
 from ..work import ALONE, Work
 from .dc_accuracy import dc_accuracy

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..apply import attach
 from ..denoiser import Denoiser, encode_one_by_one
+from ..disk.sequence import ConceptSequence
 from ..methods.ewc import EWC
-from ..sequence import ConceptSequence
 from ..settings import TrainSettings
 from ..task import TrainedTask
 from ..trained import trained_task

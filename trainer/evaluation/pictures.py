@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ..apply import apply_sequence
 from ..denoiser import Denoiser
-from ..files import rename, set_aside, storing, sync_folder, write_images
+from ..disk.files import rename, set_aside, storing, sync_folder, write_images
+from ..disk.lock import writing
+from ..disk.manifest import TaskRecord
+from ..disk.sequence import ConceptSequence, digest
 from ..images import decode_all
-from ..lock import writing
-from ..manifest import TaskRecord
 from ..sampling import generate
-from ..sequence import ConceptSequence, digest
 from ..work import ALONE, Work
 
 Progress = Callable[[str, int, int], None]

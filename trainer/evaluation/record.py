@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..disk.files import write_json
+from ..disk.names import check_file_name, is_text, shown
+from ..disk.sequence import ConceptSequence
 from ..errors import ContinualLoraError
-from ..files import write_json
-from ..names import check_file_name, is_text, shown
 from ..overview import MOST_IMAGES, below, listed_images
-from ..sequence import ConceptSequence
 from .evaluate import Evaluation
 from .pictures import cell_folder
 from .scores import CELL_METRICS

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files import write_bytes
+from ..disk.files import write_bytes
+from ..disk.sequence import digest
 from ..images import mosaic
 from ..plots import heat_map, image_grid, line_chart
 from ..report import Figure, Heading, Paragraph, Section, Table, write_report
-from ..sequence import digest
 from .evaluate import Evaluation
 from .fisher_spectrum import Spectrum
 from .pictures import read_cell

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..disk.sequence import ConceptSequence
 from ..metrics import (
     a_mmd,
     bwt_mmd,
@@ -16,7 +17,6 @@ from ..metrics import (
     text_similarity,
 )
 from ..metrics.features import FeatureEncoder, TextImageEncoder
-from ..sequence import ConceptSequence
 from .pictures import Artist, read_cell
 
 # One figure for a cell: real images against those drawn of the concept. Up to KID lower is better.

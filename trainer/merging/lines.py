@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..adapters.kohya import stems_from_kohya, stems_to_kohya
 from ..denoiser import TokenVectors
+from ..disk.metadata import tensor_hash
+from ..disk.sequence import ConceptSequence
 from ..errors import ContinualLoraError
-from ..metadata import tensor_hash
-from ..sequence import ConceptSequence
 from . import merge
 
 

@@ -27,12 +27,12 @@ from ..classifier import (
     score_values,
 )
 from ..denoiser import Conditioning
-from ..divergence import check_numbers
 from ..losses.denoising import NoisedBatch, draw_batch
-from ..optimizers import build_optimizer, set_training
-from ..schedule import schedule_factor
 from ..settings import TrainSettings
 from ..task import StepRecord, TrainedTask, step_rng
+from ..training.divergence import check_numbers
+from ..training.optimizers import build_optimizer, set_training
+from ..training.schedule import schedule_factor
 from .method import Method
 
 NAME = "dsc"

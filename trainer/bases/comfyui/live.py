@@ -12,8 +12,8 @@ from torch import Tensor
 from ...denoiser import Conditioning
 from ...errors import ContinualLoraError
 from ...images import to_pil
-from ...samples import Draw
 from ...settings import TrainSettings
+from ...training.samples import Draw
 from .base import SCALE, ComfyBase
 
 STEPS, SAMPLER, SCHEDULER = 20, "euler", "normal"

@@ -7,8 +7,8 @@ import comfy.sample
 import torch
 from torch import Tensor
 
+from ...disk.sequence import ConceptSequence
 from ...evaluation.pictures import Artist
-from ...sequence import ConceptSequence
 from .apply import apply_lora, clip_with_tokens
 
 AT_ONCE = 4  # images in a batch: what fits beside a model on a small GPU

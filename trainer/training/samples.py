@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ..concept import Concept
+from ..denoiser import Conditioning, Denoiser
+from ..disk.files import write_bytes
+from ..errors import ContinualLoraError, StorageError
+from ..images import to_pil
+from ..sampling import sample
+from ..settings import TrainSettings
 from . import schedule
-from .concept import Concept
-from .denoiser import Conditioning, Denoiser
-from .errors import ContinualLoraError, StorageError
-from .files import write_bytes
-from .images import to_pil
-from .sampling import sample
-from .settings import TrainSettings
 
 FOLDER = "samples"
 SHOWN_SIDE = 512

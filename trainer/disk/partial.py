@@ -11,9 +11,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .errors import ContinualLoraError, StorageError
+from ..errors import ContinualLoraError, StorageError
+from ..training.state import TrainState
 from .files import read_tensors, set_aside, write_tensors
-from .state import TrainState
 
 DIGEST = "digest"
 WAITING = "waiting for the disk"  # the phase in which a finished training waits for room

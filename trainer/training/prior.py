@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .denoiser import Conditioning, Denoiser
-from .losses.denoising import draw_batch
-from .losses.min_snr import mean_error
-from .sampling import sample
-from .task import StepRecord, step_rng
+from ..denoiser import Conditioning, Denoiser
+from ..losses.denoising import draw_batch
+from ..losses.min_snr import mean_error
+from ..sampling import sample
+from ..task import StepRecord, step_rng
 
 PHASE = "prior"
 

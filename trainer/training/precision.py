@@ -2,7 +2,7 @@
 
 import torch
 
-from .errors import ContinualLoraError
+from ..errors import ContinualLoraError
 
 FIRST_SCALE = 65536.0
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .settings import TrainSettings
+from ..settings import TrainSettings
 
 
 def split_tags(prompt: str) -> list[str]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..concept import Concept, prepare
+from ..images import cover, crop_middle, fit
 from .buckets import bucket_shape
-from .concept import Concept, prepare
-from .images import cover, crop_middle, fit
 
 SMALLER = ("a far away ", "very small ")  # one copy each
 LARGER = ("zoomed in ", "close up ")  # one copy, under one of them

@@ -2,7 +2,7 @@
 
 import math
 
-from .errors import ContinualLoraError
+from ..errors import ContinualLoraError
 
 
 def check_numbers(loss: float, penalty: float, gradient_norm: float, where: str) -> None:

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import ContinualLoraError
+from ..errors import ContinualLoraError
+from ..task import StepRecord
 from .prior import PHASE as PRIOR
-from .task import StepRecord
 
 FOLDER = "tensorboard"
 

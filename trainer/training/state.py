@@ -7,11 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .adapters.adapter import Adapter
-from .denoiser import TokenVectors
+from ..adapters.adapter import Adapter
+from ..denoiser import TokenVectors
+from ..settings import TrainSettings
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_training
 from .precision import FIRST_SCALE, loss_scaler
-from .settings import TrainSettings
 
 
 class TrainState:

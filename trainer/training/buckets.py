@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser
-from .losses.denoising import NoisedBatch, draw_batch, draw_batches
+from ..denoiser import Denoiser
+from ..losses.denoising import NoisedBatch, draw_batch, draw_batches
 
 
 @dataclass(frozen=True)

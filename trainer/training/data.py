@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..concept import Concept
+from ..denoiser import Denoiser, encode_one_by_one
+from ..settings import TrainSettings
+from ..task import StepRecord, step_rng
 from .augment import Pool, bucket_pools, training_pool
 from .buckets import Bucket
-from .concept import Concept
-from .denoiser import Denoiser, encode_one_by_one
 from .latent_cache import kept, pixel_digest
 from .prior import Prior, draw_prior, prior_prompt
-from .settings import TrainSettings
-from .task import StepRecord, step_rng
 from .validation import Validation, num_held_back, split_off
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from threading import Lock
 from typing import Any
 
-from .partial import WAITING
+from ..disk.partial import WAITING
+from ..task import StepRecord
 from .prior import PHASE as PRIOR
 from .samples import png_of
-from .task import StepRecord
 
 MAX_POINTS = 800  # of a phase: twice as many as a node has pixels for
 MAX_COURSES = 32

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ContinualLoraError
-from .files import read_tensors, write_tensors
-from .metadata import tensor_hash
-from .sequence import digest
+from ..disk.files import read_tensors, write_tensors
+from ..disk.metadata import tensor_hash
+from ..disk.sequence import digest
+from ..errors import ContinualLoraError
 
 FOLDER, DIGEST = "cache", "digest"
 

@@ -1,7 +1,7 @@
 """What to say when a device has no room for a training."""
 
-from .errors import ContinualLoraError
-from .settings import TrainSettings
+from ..errors import ContinualLoraError
+from ..settings import TrainSettings
 
 
 def no_room(settings: TrainSettings) -> ContinualLoraError:

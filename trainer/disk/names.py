@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from .errors import ContinualLoraError
+from ..errors import ContinualLoraError
 
 # Never a file name on Windows, whatever the ending. The superscripts count as digits there.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)", re.IGNORECASE)

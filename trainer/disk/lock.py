@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from .errors import ContinualLoraError, StorageError
+from ..errors import ContinualLoraError, StorageError
 from .files import storing
 
 LOCK = "writing.lock"

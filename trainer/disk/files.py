@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .errors import ContinualLoraError, StorageError
-from .images import to_pil
+from ..errors import ContinualLoraError, StorageError
+from ..images import to_pil
 from .names import shown
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))

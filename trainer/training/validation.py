@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..classifier import stratified_timesteps
+from ..concept import Concept
+from ..denoiser import Conditioning, Denoiser
+from ..errors import ContinualLoraError
+from ..losses.denoising import NoisedBatch
+from ..settings import TrainSettings
+from ..task import step_rng
 from . import schedule
-from .classifier import stratified_timesteps
-from .concept import Concept
-from .denoiser import Conditioning, Denoiser
-from .errors import ContinualLoraError
-from .losses.denoising import NoisedBatch
 from .precision import autocast
-from .settings import TrainSettings
-from .task import step_rng
 
 PHASE = "validation"
 DRAWS = 8  # of (t, noise), t from each eighth of 0..999

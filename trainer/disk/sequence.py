@@ -21,8 +21,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .denoiser import TokenVectors
-from .errors import ContinualLoraError
+from ..denoiser import TokenVectors
+from ..errors import ContinualLoraError
+from ..images import decode_all
 from .files import (
     read_tensors,
     rename,
@@ -34,7 +35,6 @@ from .files import (
     write_json,
     write_tensors,
 )
-from .images import decode_all
 from .manifest import COPY, FORMAT_VERSION, MANIFEST, TaskRecord, read_manifest, record
 
 METHODS_STEM = "methods"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .denoiser import Denoiser
+from ..denoiser import Denoiser
 from .manifest import TaskRecord
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ContinualLoraError
-from .settings import TrainSettings
+from ..errors import ContinualLoraError
+from ..settings import TrainSettings
 
 # name -> module, class, and what to install; torch's own needs nothing
 OPTIMIZERS = {

@@ -6,8 +6,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .concept import check_token
-from .errors import ContinualLoraError
+from ..concept import check_token
+from ..errors import ContinualLoraError
 from .names import check_file_name, is_text, shown
 
 FORMAT_VERSION = 1

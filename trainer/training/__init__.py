@@ -1,0 +1,1 @@
+"""What one training is fed with and steered by."""
