@@ -12,6 +12,8 @@ class ContinualLoraError(ValueError):
         do: what to change.
     """
 
+    __module__ = "continual_lora"  # the page puts it before the words, and the whole path would bury them
+
     def __init__(self, expected: str, came: str, do: str) -> None:
         # Half a character, which broken JSON brings, could not be printed or sent to the page.
         super().__init__(f"{expected} {came} {do}".encode(errors="backslashreplace").decode())
