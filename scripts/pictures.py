@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from playwright.sync_api import Page
 
+from trainer.cli.demo import SAMPLES
 from trainer.evaluation.report import THUMBNAIL as CELL
 from trainer.plots import MARGIN
 
@@ -58,8 +59,20 @@ def grid(rows: list[list[Image.Image]]) -> Image.Image:
 
 def drawn(page: Page, url: str) -> Image.Image:
     """Four pictures of each concept, and below them four that the model drew of it."""
-    pairs = zip(outputs(page, url, f"{PREFIX}LoadConceptImages"), outputs(page, url, "SaveImage"), strict=True)
+    names = page.evaluate(
+        """kind => app.graph.nodes.filter(node => node.type === kind)
+            .map(node => node.widgets.find(widget => widget.name === "folder").value)""",
+        f"{PREFIX}LoadConceptImages",
+    )
+    taught = [_sample(name.removeprefix("bundled: ")) for name in names]
+    pairs = zip(taught, outputs(page, url, "SaveImage"), strict=True)
     return grid([images[:4] for pair in pairs for images in pair])
+
+
+def _sample(name: str) -> list[Image.Image]:
+    white = Image.new("RGBA", (SIDE, SIDE), "white")
+    images = [Image.open(path).convert("RGBA") for path in sorted((SAMPLES / name).glob("*.png"))]
+    return [Image.alpha_composite(white.resize(image.size), image).convert("RGB") for image in images]
 
 
 def chart(page: Page, url: str) -> Image.Image:

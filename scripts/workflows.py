@@ -44,7 +44,7 @@ def options(graph: Graph, values: dict[str, Any], y: int = 260) -> Node:
 def images_of(graph: Graph, name: str, noun: str, x: int) -> Node:
     """Load Concept Images with a bundled sample."""
     words = {"token": f"my-{name}", "class_noun": noun}
-    return graph.add(f"{PREFIX}LoadConceptImages", (x, IMAGES_Y), (360, 400), folder=f"bundled: {name}", **words)
+    return graph.add(f"{PREFIX}LoadConceptImages", (x, IMAGES_Y), (360, 640), folder=f"bundled: {name}", **words)
 
 
 def train(graph: Graph, models: Outputs, concept: Node, pos: tuple[int, int], **values: Any) -> Node:
