@@ -1,58 +1,70 @@
-"""Dropping the worse prompts early, on the embedded base: `python -m benchmarks.pruning`.
+"""Dropping the worse prompts early, on the embedded base: `python -m benchmarks.pruning --node-modules DIR`.
 
-Every image of the twelve bundled concepts, none of which the base has seen, is classified among the class nouns of all
-of them, with every trial for every prompt and with pruning, on the same draws. Writes results/pruning.json: for each
-number of trials how often the prediction is the same, how often each is right, and what pruning costs in passes of the
-U-Net and in seconds, as shares of all trials.
+Drawings that the base was trained on, as in `scripts.tiny_base.quality`, are classified among their own caption and
+seven others, with every trial for every prompt and with pruning, on the same draws. Writes results/pruning.json: for
+each number of trials how often the prediction is the same, how often each is right, and what pruning costs in passes of
+the U-Net and in seconds, as shares of all trials.
 """
 
+import argparse
 import json
 import time
 from pathlib import Path
 
 import torch
 
-from benchmarks.concepts import concepts_of
+from scripts.tiny_base.emoji import EmojiGrid
+from scripts.tiny_base.quality import captions, real_images
 from trainer.bases.tiny.base import TinyBase
 from trainer.classifier import Classification, classify
-from trainer.concept import prepare
 
 RESULT = Path(__file__).with_name("results") / "pruning.json"
-TRIALS = (8, 16, 32, 64)
+TRIALS, IMAGES, CANDIDATES = (8, 16, 32, 64), 64, 8
+
+
+def compared(base: TinyBase, latents: torch.Tensor, texts: list[str], trials: int) -> dict[str, float]:
+    """All trials against pruning; the own caption of an image is at its place in `texts`."""
+    seconds, results, count = {}, {}, len(texts)
+    with torch.no_grad():
+        prompts = [base.encode_prompt(text, {}) for text in texts]
+    for pruned in (False, True):
+        start = time.process_time()
+        found: list[Classification] = []
+        for index in range(IMAGES):
+            place = index * count // IMAGES
+            chosen = [prompts[(place + other * count // CANDIDATES) % count] for other in range(CANDIDATES)]
+            found.append(classify(base, latents[place, None], chosen, trials, index, pruned=pruned))
+        seconds[pruned] = time.process_time() - start
+        results[pruned] = (
+            torch.tensor([int(each.predicted) for each in found]),
+            sum(int(each.trials.sum()) for each in found),
+        )
+    (full, all_passes), (short, passes) = results[False], results[True]
+    return {
+        "same": float((full == short).float().mean()),
+        "right_with_all": float((full == 0).float().mean()),
+        "right_with_pruning": float((short == 0).float().mean()),
+        "passes": passes / all_passes,
+        "seconds": seconds[True] / seconds[False],
+    }
 
 
 def main() -> None:
     """Classify, compare, write."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pruning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--node-modules", type=Path, required=True, help="where npm put the emoji packages")
+    grid = EmojiGrid(parser.parse_args().node_modules)
     torch.set_num_threads(1)
-    base = TinyBase()
-    concepts = [*concepts_of("reported"), *concepts_of("tuning")]
-    nouns = list(dict.fromkeys(concept.class_noun for concept in concepts))
+    base, pairs = TinyBase(), captions()
     with torch.no_grad():
-        latents = torch.cat([base.encode_images(prepare(concept, base.resolution)[0]) for concept in concepts])
-        prompts = [base.encode_prompt(f"photo of a {noun}", {}) for noun in nouns]
-    counts = [len(concept.images) for concept in concepts]
-    truth = torch.tensor([nouns.index(c.class_noun) for c, n in zip(concepts, counts, strict=True) for _ in range(n)])
-    found: dict[str, dict[str, float]] = {}
+        latents = base.encode_images(real_images(grid, pairs, base.resolution))
+    texts, found = [f"{style} {name}" for style, name in pairs], {}
     for trials in TRIALS:
-        results: dict[bool, Classification] = {}
-        seconds = {}
-        for pruned in (False, True):
-            start = time.process_time()
-            parts = [classify(base, latent[None], prompts, trials, 0, pruned=pruned) for latent in latents]
-            seconds[pruned] = time.process_time() - start
-            results[pruned] = Classification(
-                torch.cat([part.errors for part in parts], 1), torch.cat([part.trials for part in parts], 1), 1.0
-            )
-        full, short = results[False], results[True]
-        found[str(trials)] = {
-            "same": float((full.predicted == short.predicted).float().mean()),
-            "right_with_all": float((full.predicted == truth).float().mean()),
-            "right_with_pruning": float((short.predicted == truth).float().mean()),
-            "passes": float(short.trials.sum() / full.trials.sum()),
-            "seconds": seconds[True] / seconds[False],
-        }
+        found[str(trials)] = compared(base, latents, texts, trials)
         print(trials, found[str(trials)], flush=True)
-    facts = {"base": base.fingerprint[:12], "images": len(latents), "prompts": len(nouns), "trials": found}
+    facts = {"base": base.fingerprint[:12], "images": IMAGES, "prompts": CANDIDATES, "trials": found}
     RESULT.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,6 @@ TITLE, PADDING = 30, 20  # heights in the page: of a node's title, around the no
 # What panels of the pack add below a node's own widgets when the page opens it.
 ROOM = {
     f"{PREFIX}Train": 330,
-    f"{PREFIX}LoadConceptImages": 260,
     f"{PREFIX}LoadSequence": 300,
     f"{PREFIX}EvaluateSequence": 300,
 }

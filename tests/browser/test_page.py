@@ -66,8 +66,8 @@ def test_new_user_opens_the_quickstart_among_the_templates_and_runs_it(open_page
     for kind, widgets in QUICK.items():
         set_widgets(page, kind, widgets)
     assert run(page) == "execution_success"
-    # Two concepts with six images each, four drawn of each, and the chart of the scores.
-    page.wait_for_function(SHOWN, arg=[6, 6, 4, 4, 1])
+    # Two concepts with four images drawn of each, and the chart of the scores.
+    page.wait_for_function(SHOWN, arg=[4, 4, 1])
 
 
 def test_error_of_a_node_is_shown_in_our_words(page: Page) -> None:

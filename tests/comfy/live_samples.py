@@ -16,8 +16,8 @@ def compared(comfyui: Path, parent: Path, checkpoint: Path) -> dict[str, Any]:
     import torch
     from continual_lora.trainer.bases.comfyui.checkpoint import load_checkpoint
     from continual_lora.trainer.concept import concept_from_batch
+    from continual_lora.trainer.disk.sequence import ConceptSequence
     from continual_lora.trainer.images import decode
-    from continual_lora.trainer.sequence import ConceptSequence
     from continual_lora.trainer.settings import TrainSettings
     from continual_lora.trainer.teach import teach
 

@@ -130,7 +130,7 @@ def taught(model: Any, clip: Any, vae: Any, root: Path) -> dict[str, Any]:
     from comfy import model_management
     from continual_lora.trainer.bases.comfyui.base import ComfyBase
     from continual_lora.trainer.concept import concept_from_batch
-    from continual_lora.trainer.sequence import ConceptSequence
+    from continual_lora.trainer.disk.sequence import ConceptSequence
     from continual_lora.trainer.settings import TrainSettings
     from continual_lora.trainer.teach import teach
 

@@ -54,7 +54,7 @@ class Comparison:
         """A sequence after one more concept of random images."""
         import torch
         from continual_lora.trainer.concept import concept_from_batch
-        from continual_lora.trainer.sequence import ConceptSequence
+        from continual_lora.trainer.disk.sequence import ConceptSequence
         from continual_lora.trainer.settings import TrainSettings
         from continual_lora.trainer.teach import teach
 

@@ -210,9 +210,9 @@ def test_one_file_and_one_line_are_a_recipe_that_trains(copied_package, tmp_path
     (copied_package / "methods" / "pull.py").write_text(PULL, encoding="utf-8")
     recipes = copied_package / "recipes.py"
     recipes.write_text(recipes.read_text(encoding="utf-8") + ENTRY, encoding="utf-8")
-    own = {name: importlib.import_module(f"copied_trainer.{name}") for name in ("teach", "sequence", "settings")}
+    own = {name: importlib.import_module(f"copied_trainer.{name}") for name in ("teach", "disk.sequence", "settings")}
     base = ToyBase()
-    line = own["sequence"].ConceptSequence.create(tmp_path / "pets", base.fingerprint)
+    line = own["disk.sequence"].ConceptSequence.create(tmp_path / "pets", base.fingerprint)
     few = {"steps": 3, "rank": 2, "learning_rate": 0.05, "recipe": "lora_pull"}
     for word in ("fox", "cat", "dog"):
         settings = own["settings"].TrainSettings(**few, penalty_weight=0.5)

@@ -24,7 +24,7 @@ UNET = ToyUNet().requires_grad_(False)
 HOLD = """
 import sys
 from pathlib import Path
-from trainer.lock import writing
+from trainer.disk.lock import writing
 with writing(Path(sys.argv[1]), "teaching <cat>"):
     print("held", flush=True)
     sys.stdin.read()
@@ -146,7 +146,7 @@ def windows(monkeypatch):
             locked[file, position] = handle
 
     fake = types.SimpleNamespace(locking=locking, LK_NBLCK="lock", LK_UNLCK="unlock")
-    spec = importlib.util.spec_from_file_location("trainer.lock_on_windows", lock.__file__)
+    spec = importlib.util.spec_from_file_location("trainer.disk.lock_on_windows", lock.__file__)
     module = importlib.util.module_from_spec(spec)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "msvcrt", fake)
