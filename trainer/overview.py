@@ -18,6 +18,7 @@ from .disk.manifest import MANIFEST, TaskRecord, read_manifest
 from .disk.names import check_file_name, shown
 from .disk.sequence import LOG, ConceptSequence
 from .errors import ContinualLoraError
+from .images import thumbnail as small_picture
 from .recipes import RECIPES, build_methods
 from .settings import TrainSettings
 
@@ -195,14 +196,7 @@ def thumbnail(path: Path, side: int) -> bytes:
     Raises:
         ContinualLoraError: it cannot be decoded.
     """
-    stream = io.BytesIO()
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-    except Exception as error:  # a decoder may raise anything on a broken file
-        raise ContinualLoraError(
-            f'"{path.name}" should be a readable image.', f"It could not be decoded: {error}.", "Put it back."
-        ) from error
+    stream, picture = io.BytesIO(), small_picture(path, side)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     picture.save(stream, "WEBP", quality=90)
     return stream.getvalue()

@@ -201,7 +201,7 @@ def test_a_thumbnail_fits_and_is_never_enlarged(tmp_path):
 
 def test_what_is_no_picture_is_not_sent(tmp_path):
     (tmp_path / "page.png").write_text("<html>")
-    with pytest.raises(ContinualLoraError, match=r'"page\.png" should be a readable image'):
+    with pytest.raises(ContinualLoraError, match=r'"page\.png" must be a readable image'):
         thumbnail(tmp_path / "page.png", 90)
 
 
