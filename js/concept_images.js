@@ -5,6 +5,7 @@ import { ConceptPanel, filesOf, hasFiles } from "./lib/concept_panel.js";
 import { choicesOf, folderChoices, listImages, NODE_ID, saveCaption, thumbnailUrl } from "./lib/concept_requests.js";
 import { upload } from "./lib/concept_upload.js";
 import { aboutUpload, isOwnFolder, newFolder, NO_FOLDER, stem, trainedUnder } from "./lib/concept_words.js";
+import { loadStyle } from "./lib/page.js";
 
 const WIDGET = "concept_images";
 const LEAST_HEIGHT = 240;
@@ -200,9 +201,7 @@ app.registerExtension({
   name: "continual_lora.concept_images",
 
   setup() {
-    const style = Object.assign(document.createElement("link"), { rel: "stylesheet" });
-    style.href = new URL("./concept_images.css", import.meta.url).href;
-    document.head.append(style);
+    loadStyle("concept_images.css");
     document.addEventListener("paste", paste, true);
   },
 

@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { loadStyle } from "./lib/page.js";
 import { sequenceRequests } from "./lib/sequence_requests.js";
 import { SequenceView } from "./lib/sequence_view.js";
 
@@ -86,10 +87,7 @@ app.registerExtension({
   name: "continual_lora.sequence_panel",
 
   setup() {
-    const style = document.createElement("link");
-    style.rel = "stylesheet";
-    style.href = new URL("./sequence_panel.css", import.meta.url).href;
-    document.head.append(style);
+    loadStyle("sequence_panel.css");
     // A training or an evaluation may have changed what is shown.
     api.addEventListener("execution_success", refreshAll);
   },

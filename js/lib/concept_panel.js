@@ -1,21 +1,15 @@
 // The panel of Load Concept Images: small pictures with their captions, and a place to drop more.
 
 import { aboutCount, images as counted, oneLine } from "./concept_words.js";
+import { element } from "./elements.js";
 
 const NAME = "continual-lora-concept";
 const ACCEPTED = ".png,.jpg,.jpeg,.webp,.bmp,.txt";
 
-/** An element with properties, and children or texts in it. */
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
 /** A box to edit a caption in; saved when it is left and with Ctrl+Enter, Escape brings the saved one back. */
 function captionBox(image, save, tell) {
-  const box = make("textarea", { value: image.caption, rows: 2, ariaLabel: `Caption of ${image.name}` });
-  const state = make("div", { className: `${NAME}-state`, role: "status" });
+  const box = element("textarea", { value: image.caption, rows: 2, ariaLabel: `Caption of ${image.name}` });
+  const state = element("div", { className: `${NAME}-state`, role: "status" });
   let saved = image.caption;
   let queue = Promise.resolve();
 
@@ -66,17 +60,17 @@ function captionBox(image, save, tell) {
 function card(image, { editable, picture, save }) {
   const size = image.width ? `${image.width} × ${image.height}` : "";
   const view = image.version
-    ? make("img", { src: picture, alt: image.name, loading: "lazy", decoding: "async", draggable: false })
-    : make("div", { className: `${NAME}-missing`, textContent: "no picture" });
-  const label = make("div", { className: `${NAME}-name`, title: `${image.name} ${size}`, textContent: image.name });
+    ? element("img", { src: picture, alt: image.name, loading: "lazy", decoding: "async", draggable: false })
+    : element("div", { className: `${NAME}-missing`, textContent: "no picture" });
+  const label = element("div", { className: `${NAME}-name`, title: `${image.name} ${size}`, textContent: image.name });
   label.ariaHidden = "true"; // the picture says it already
-  const figure = make("li", { className: `${NAME}-card` }, view, label);
+  const figure = element("li", { className: `${NAME}-card` }, view, label);
   if (image.problem) {
-    figure.append(make("div", { className: `${NAME}-state ${NAME}-error`, textContent: image.problem }));
+    figure.append(element("div", { className: `${NAME}-state ${NAME}-error`, textContent: image.problem }));
     return { image, figure, show: () => {}, isChanged: () => false };
   }
   if (!editable) {
-    const text = make("div", { className: `${NAME}-fixed` });
+    const text = element("div", { className: `${NAME}-fixed` });
     figure.append(text);
     const show = (prompt) => {
       text.textContent = image.caption || prompt("");
@@ -109,20 +103,20 @@ export class ConceptPanel {
   constructor(take) {
     this.cards = [];
     this.prompt = (caption) => caption;
-    this.picker = make("input", { type: "file", multiple: true, accept: ACCEPTED, hidden: true });
+    this.picker = element("input", { type: "file", multiple: true, accept: ACCEPTED, hidden: true });
     this.picker.addEventListener("change", () => {
       take(filesOf(this.picker));
       this.picker.value = "";
     });
-    this.button = make("button", { type: "button", textContent: "Add images" });
+    this.button = element("button", { type: "button", textContent: "Add images" });
     this.button.addEventListener("click", () => this.picker.click());
-    this.count = make("span", { className: `${NAME}-count` });
-    this.message = make("div", { className: `${NAME}-message`, role: "status" });
-    this.warning = make("div", { className: `${NAME}-warning` });
-    this.hint = make("div", { className: `${NAME}-hint` });
-    this.grid = make("ul", { className: `${NAME}-grid`, ariaLabel: "Images of the concept", role: "list" });
-    const head = make("div", { className: `${NAME}-head` }, this.button, this.count, this.picker);
-    this.element = make(
+    this.count = element("span", { className: `${NAME}-count` });
+    this.message = element("div", { className: `${NAME}-message`, role: "status" });
+    this.warning = element("div", { className: `${NAME}-warning` });
+    this.hint = element("div", { className: `${NAME}-hint` });
+    this.grid = element("ul", { className: `${NAME}-grid`, ariaLabel: "Images of the concept", role: "list" });
+    const head = element("div", { className: `${NAME}-head` }, this.button, this.count, this.picker);
+    this.element = element(
       "section",
       // The second class is how a Vue node of ComfyUI 0.3 knows which widget gets the room that is left.
       { className: `${NAME} widget-expands`, ariaLabel: "Images of the concept and their captions", tabIndex: -1 },
@@ -175,7 +169,7 @@ export class ConceptPanel {
 
   /** Tell what happened, and what went wrong of it. */
   say(sentence, problems = []) {
-    const wrong = problems.map((text) => make("div", { className: `${NAME}-error`, textContent: text }));
+    const wrong = problems.map((text) => element("div", { className: `${NAME}-error`, textContent: text }));
     this.message.replaceChildren(sentence, ...wrong);
   }
   /** Files that are dropped anywhere on the panel are taken, and not opened by ComfyUI. */

@@ -27,7 +27,7 @@ export class HeatMap {
     const table = element("table", { onkeydown: (event) => this.#move(event) }, this.caption, head, this.body);
     const hide = () => this.preview.hide();
     this.scroller = element("div", { class: `${NAME}-scroll`, onscroll: hide }, table, this.end);
-    this.element = element("section", { class: `${NAME}-map`, hidden: "" }, this.#head(), this.scroller);
+    this.element = element("section", { class: `${NAME}-map`, hidden: true }, this.#head(), this.scroller);
     this.more = new MoreWhenSeen(this.scroller, this.end, () => this.#next());
   }
 

@@ -1,11 +1,13 @@
 // What every panel of the pack needs of the page: its style sheets, its colors, and when they change.
 
+import { element } from "./elements.js";
+
 const styles = new Map(); // address -> when it is loaded
 
 /** Load a style sheet once, and wait for it; `address` is relative to the pack's folder of scripts. */
 export function loadStyle(address) {
   if (!styles.has(address)) {
-    const link = make("link", "", { rel: "stylesheet", href: new URL(`../${address}`, import.meta.url).href });
+    const link = element("link", { rel: "stylesheet", href: new URL(`../${address}`, import.meta.url).href });
     styles.set(address, new Promise((loaded) => link.addEventListener("load", loaded)));
     document.head.append(link);
   }
@@ -24,16 +26,4 @@ export function onThemeChange(callback) {
 /** The value of a CSS variable where an element is. */
 export function cssVariable(element, name) {
   return getComputedStyle(element).getPropertyValue(name).trim();
-}
-
-/** An element with a class, properties and children; strings become text. */
-export function make(tag, className, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  element.className = className;
-  for (const [name, value] of Object.entries(properties)) {
-    if (name in element) element[name] = value;
-    else element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
 }

@@ -111,7 +111,7 @@ export class TaskStrip {
     }
     const src = this.server.picture(this.choice, images[0], PICTURE_SIDE);
     const alt = `${concept}, one of the real images`;
-    frame.prepend(element("img", { src, alt, title: alt, loading: "lazy", decoding: "async", draggable: "false" }));
+    frame.prepend(element("img", { src, alt, title: alt, loading: "lazy", decoding: "async", draggable: false }));
     return frame;
   }
 

@@ -1,6 +1,7 @@
 // The panel in the node: how far, the chart with its legend, figures, the newest picture.
 
-import { loadStyle, make, onThemeChange } from "./page.js";
+import { element } from "./elements.js";
+import { loadStyle, onThemeChange } from "./page.js";
 import { clock, digits, lastPhase, nameOf } from "./training_course.js";
 import { TrainingPlot } from "./training_plot.js";
 
@@ -13,6 +14,8 @@ const FIGURES = {
 const CURVES = { loss: "Loss", smoothed: "Smoothed", penalty: "Penalty" };
 const MILLISECONDS_BETWEEN_WORDS = 5000; // for a screen reader
 const [LOW, HIGH] = [250, 320]; // least heights, without a picture and with one
+
+const make = (tag, className, properties, ...children) => element(tag, { className, ...properties }, ...children);
 
 /** A panel; `onHeight` is told when it needs more or less room, `pictureAddress` gives where a course's picture is. */
 export class TrainingPanel {
