@@ -1,6 +1,7 @@
 """Fixtures of every kind of test."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With `-n 2`: a worker for all tests of the page, one for all on ComfyUI, and files for whoever is free.
+    """With `-n 2`: a worker for all tests of the page, one for all on ComfyUI's server, and files for whoever is free.
 
     So there is one server of each kind; two with Stable Diffusion would not fit into every machine's memory.
     """
@@ -28,8 +29,10 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByServer(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            folder = nodeid.split("/")[1]
-            return folder if folder in ("browser", "comfy") else nodeid.split("::")[0]
+            file = nodeid.split("::")[0]
+            folder = file.split("/")[1]
+            on_server = folder == "comfy" and re.search(r"\b(client|server)\b", (ROOT / file).read_text("utf-8"))
+            return folder if folder == "browser" or on_server else file
 
     config.option.loadscopereorder = False  # the folders with a server take longest and come first in the alphabet
     return ByServer(config, log)
