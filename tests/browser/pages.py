@@ -30,10 +30,12 @@ def open_workflow(page: Page, graph: dict[str, Any]) -> None:
 def select(page: Page, kind: str) -> None:
     """Bring the top of a node of a class into the middle of the page and select it."""
     page.evaluate(
-        """kind => {
+        """async kind => {
             const node = app.graph.nodes.find(node => node.type === kind)
             app.canvas.ds.scale = 1
             app.canvas.ds.offset = [600 - node.pos[0], 300 - node.pos[1]]
+            app.canvas.deselectAll()  // the page offers what a node can do when the selection changes
+            await new Promise(requestAnimationFrame)
             app.canvas.selectNode(node)
         }""",
         kind,

@@ -203,6 +203,7 @@ def test_evaluate_shows_the_map_and_the_images_behind_a_number(
     expect(buttons).to_have_count(3)
     for button, cell in zip(buttons.all(), cells, strict=True):
         assert float(button.inner_text()) == pytest.approx(cell["mmd"], rel=0.005)
+    panel(page, 3)  # again: it has grown
     buttons.nth(1).hover()
     preview = page.get_by_role("tooltip").filter(has_text="my-fox after task 2, my-sunflower")
     expect(preview).to_be_visible()
