@@ -28,17 +28,23 @@ def open_workflow(page: Page, graph: dict[str, Any]) -> None:
 
 
 def select(page: Page, kind: str) -> None:
-    """Bring the top of a node of a class into the middle of the page and select it."""
-    page.evaluate(
-        """async kind => {
+    """Bring the top of a node of a class into the middle of the page, and select it until the page offers its help.
+
+    The newer page does not notice the first selection after it was loaded.
+    """
+    page.wait_for_function(
+        """kind => {
             const node = app.graph.nodes.find(node => node.type === kind)
+            const offered = document.querySelector("[data-testid='info-button']")
+            if (offered && app.canvas.selectedItems.has(node)) return true
             app.canvas.ds.scale = 1
             app.canvas.ds.offset = [600 - node.pos[0], 300 - node.pos[1]]
-            app.canvas.deselectAll()  // the page offers what a node can do when the selection changes
-            await new Promise(requestAnimationFrame)
+            app.canvas.deselectAll()
             app.canvas.selectNode(node)
+            return false
         }""",
-        kind,
+        arg=kind,
+        polling=500,
     )
 
 
