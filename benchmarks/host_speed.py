@@ -10,11 +10,9 @@ import argparse
 import gc
 import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from benchmarks.host_works import (
     separate_passes,
     training,
 )
-from benchmarks.memory import finish, peak, reset_peak, resident
+from benchmarks.measuring import in_own_process, peak, reset_peak, resident, seconds_of
 from tests.comfy.checkpoint import build_checkpoint
 from trainer.settings import TrainSettings
 
@@ -61,7 +59,7 @@ def time_ours(host: Host) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS + 1):
         for name, work in works.items():
-            seconds[name].append(_seconds(work))
+            seconds[name].append(seconds_of(work))
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
@@ -75,7 +73,7 @@ def beside_core(host: Host) -> dict[str, float]:
     step = training(host)
     attached = resident() - loaded
     reset_peak()
-    seconds = [_seconds(step) for _ in range(CORE_STEPS + 1)][1:]
+    seconds = [seconds_of(step) for _ in range(CORE_STEPS + 1)][1:]
     ours = {"step": statistics.median(seconds), "peak": peak()}
     del step
     gc.collect()
@@ -101,15 +99,8 @@ def core_trainer(host: Host) -> dict[str, float]:
         arguments = {name: [value] for name, value in (known | wanted | {"steps": steps}).items()}
         # One at a time: it fails on a single batch of latents.
         latents = [{"samples": latent[None]} for latent in host.latents]
-        seconds.append(_seconds(partial(TrainLoraNode.execute, [host.model], latents, [positive], **arguments)))
+        seconds.append(seconds_of(partial(TrainLoraNode.execute, [host.model], latents, [positive], **arguments)))
     return {"core_step": (seconds[1] - seconds[0]) / CORE_STEPS, "core_peak": peak()}
-
-
-def _seconds(work: Work) -> float:
-    start = time.perf_counter()
-    work()
-    finish()
-    return time.perf_counter() - start
 
 
 PARTS: dict[str, Callable[[Host], dict[str, float]]] = {"times": time_ours, "core": beside_core}
@@ -163,10 +154,8 @@ def main() -> None:
     for dtype in args.dtypes:
         found = {}
         for part in PARTS:
-            command = [sys.executable, "-m", "benchmarks.host_speed", "--part", part, "--dtypes", dtype]
-            command += ["--comfyui", str(args.comfyui), "--checkpoint", str(checkpoint)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found[part] = json.loads(done.stdout.splitlines()[-1])
+            arguments = {"--part": part, "--dtypes": dtype, "--comfyui": args.comfyui, "--checkpoint": checkpoint}
+            found[part] = in_own_process("benchmarks.host_speed", *chain.from_iterable(arguments.items()))
             print(dtype, part, found[part], flush=True)
         results[dtype] = ratios(found, TrainSettings()) | {"measured": found}
         RESULT.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

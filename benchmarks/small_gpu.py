@@ -8,16 +8,13 @@ loaded base. Writes results/small_gpu.json: for each option both over those of t
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.host_speed import CHECKPOINTS
 from benchmarks.host_works import Host, fisher, training
-from benchmarks.memory import finish, peak, reset_peak, resident
+from benchmarks.measuring import in_own_process, peak, reset_peak, resident, seconds_of
 from tests.comfy.checkpoint import build_checkpoint
 
 RESULT = Path(__file__).with_name("results") / "small_gpu.json"
@@ -69,13 +66,8 @@ def measured(host: Host, case: Case) -> dict[str, float]:
     host.base()  # the host has put the model where it computes
     loaded = resident()
     work = training(host, **case.settings) if case.fisher is None else fisher(host, low_memory=case.fisher)
-    seconds = []
     reset_peak()
-    for _ in range(STEPS + 1):
-        start = time.perf_counter()
-        work()
-        finish()
-        seconds.append(time.perf_counter() - start)
+    seconds = [seconds_of(work) for _ in range(STEPS + 1)]
     return {"seconds": statistics.median(seconds[1:]) / case.images, "bytes": peak() - loaded}
 
 
@@ -96,9 +88,7 @@ def main() -> None:
         return
     found: dict[str, dict[str, float]] = {}
     for name in CASES:
-        command = [sys.executable, "-m", "benchmarks.small_gpu", "--case", name, "--comfyui", str(args.comfyui)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+        found[name] = in_own_process("benchmarks.small_gpu", "--case", name, "--comfyui", args.comfyui)
         print(name, found[name], flush=True)
     ratios = {
         name: {key: found[name][key] / found[case.against][key] for key in ("seconds", "bytes")}

@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { ConceptPanel, filesOf, hasFiles } from "./lib/concept_panel.js";
-import { choicesOf, folderChoices, listImages, NODE_ID, saveCaption, thumbnailUrl } from "./lib/concept_requests.js";
+import { choicesOf, folderChoices, listImages, NODE_ID, saveCaption, thumbnailUrl } from "./lib/concept_server.js";
 import { upload } from "./lib/concept_upload.js";
 import { aboutUpload, isOwnFolder, newFolder, NO_FOLDER, stem, trainedUnder } from "./lib/concept_words.js";
 import { loadStyle } from "./lib/page.js";

@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { loadStyle } from "./lib/page.js";
-import { sequenceRequests } from "./lib/sequence_requests.js";
+import { sequenceServer } from "./lib/sequence_server.js";
 import { SequenceView } from "./lib/sequence_view.js";
 
 const WIDTH = 400;
@@ -26,7 +26,7 @@ function after(owner, name, then) {
 
 /** A view as the last widget of a node; it takes the height that the other widgets leave. */
 function addView(node, hint) {
-  const view = new SequenceView(sequenceRequests(api), hint);
+  const view = new SequenceView(sequenceServer(api), hint);
   const options = { serialize: false, getMinHeight: () => view.leastHeight };
   const widget = node.addDOMWidget("sequence_panel", "continual_lora_sequence", view.element, options);
   widget.serialize = false;

@@ -39,12 +39,7 @@ class Processes:
     def __init__(self) -> None:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.first = self.rank == 0
-        self._apart = False
-
-    @property
-    def is_apart(self) -> bool:
-        """Whether passes are made by this process alone for now."""
-        return self._apart
+        self.is_apart = False  # whether passes are made by this process alone for now
 
     def shared(self, denoiser: Denoiser) -> Denoiser:
         """See `Work`."""
@@ -58,7 +53,7 @@ class Processes:
 
     def _mean(self, gradient: Tensor) -> Tensor:
         # Of a prediction each has its own part of the gradient, times the count; of a penalty each has all.
-        if self._apart:
+        if self.is_apart:
             return gradient
         mean = gradient.contiguous().clone()
         dist.all_reduce(mean)
@@ -82,11 +77,11 @@ class Processes:
     @contextmanager
     def apart(self) -> Iterator[None]:
         """See `Work`."""
-        before, self._apart = self._apart, True
+        before, self.is_apart = self.is_apart, True
         try:
             yield
         finally:
-            self._apart = before
+            self.is_apart = before
 
     def agree(self, key: str) -> None:
         """See `Work`."""

@@ -1,6 +1,6 @@
 // Files from the desktop become images of a folder, and their .txt files become captions.
 
-import { saveCaption, uploadImage } from "./concept_requests.js";
+import { saveCaption, uploadImage } from "./concept_server.js";
 import { isCaption, isImage, oneLine, stem } from "./concept_words.js";
 
 const TAKEN = "images (png, jpg, jpeg, webp, bmp) and captions (txt) go here";

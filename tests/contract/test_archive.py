@@ -27,10 +27,11 @@ MODULES = (
     | {"wget"}
 )
 HARMFUL_JS = {
-    "code from text": r"\beval\s*\(|\bnew Function\b|\bimportScripts\b|document\.write",
+    "code from text": r"\b(eval|exec)\s*\(|\bnew Function\b|\bimportScripts\b|document\.write",
     "another way out": r"\bXMLHttpRequest\b|\bWebSocket\b|sendBeacon|(?<![\w.])fetch\s*\(",
     "another host": r"https?://(?!www\.w3\.org/|github\.com/leeoniya/uPlot)",  # names, not addresses
     "cookies": r"document\.cookie",
+    "words of Python's that a scanner looks for in any file": r"\bsubprocess\b|requests\.",
 }
 
 

@@ -316,6 +316,9 @@ def test_the_chart_library_is_as_it_came():
     script, style = ((folder / name).read_bytes() for name in ("uPlot.min.mjs", "uPlot.min.css"))
     came = script.removesuffix(b"export default uPlot;\n")
     assert len(came) < len(script)
+    changed = b"for(t of l.matchAll(i))"
+    assert came.count(changed) == 1
+    came = came.replace(changed, b"for(;t=i.exec(l);)")
     # Of dist/uPlot.iife.min.js and dist/uPlot.min.css in the npm package uplot 1.6.32.
     assert hashlib.sha256(came).hexdigest() == "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f"
     assert hashlib.sha256(style).hexdigest() == "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04"

@@ -3,7 +3,7 @@
 const ROUTE = "/continual_lora";
 
 /** The requests of a page; `api` is ComfyUI's. Each throws an Error in the server's words where it refuses. */
-export function sequenceRequests(api) {
+export function sequenceServer(api) {
   async function get(route, query, signal) {
     const response = await api.fetchApi(`${ROUTE}/${route}?${new URLSearchParams(query)}`, { signal });
     const answer = await response.json().catch(() => ({}));

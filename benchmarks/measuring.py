@@ -1,8 +1,29 @@
-"""Memory of the device that computes, and waiting for it."""
+"""Time and memory of work on the device that computes, and parts of a benchmark in a process of their own."""
 
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+
+
+def in_own_process(module: str, *arguments: object) -> Any:  # noqa: ANN401
+    """What a module that is run says in its last line, in JSON."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long the work takes, until the device is done with it."""
+    start = time.perf_counter()
+    work()
+    finish()
+    return time.perf_counter() - start
 
 
 def resident() -> float:
