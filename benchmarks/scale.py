@@ -2,24 +2,19 @@
 
 On the embedded base, at a batch where a step of one process takes half a second or more. Both are timed in turn,
 several times, with nothing else on the machine. Writes results/scale.json: the speed-up, and the share of two
-processes' time in which they wait for one another's numbers.
+processes' time in which they wait for one another's numbers, and the bytes of these.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import distributed as dist
 
+from benchmarks.measuring import counted_messages, on_processes
 from trainer.bases.tiny.base import TinyBase
 from trainer.cli.demo import load_sample
 from trainer.disk.sequence import ConceptSequence
@@ -33,57 +28,22 @@ BATCH, STEPS, ROUNDS = 48, 12, 3
 SETTINGS = TrainSettings(recipe="lora", steps=STEPS, batch_size=BATCH, rank=8, learning_rate=4e-3)
 
 
-@contextmanager
-def timed_messages() -> Iterator[list[float]]:
-    """Seconds of every message between processes, one after another."""
-    seconds: list[float] = []
-    whole = {name: getattr(dist, name) for name in ("all_reduce", "all_gather")}
-
-    def timed(name: str) -> object:
-        def message(*args: object) -> None:
-            start = time.perf_counter()
-            whole[name](*args)
-            seconds.append(time.perf_counter() - start)
-
-        return message
-
-    for name in whole:
-        setattr(dist, name, timed(name))
-    try:
-        yield seconds
-    finally:
-        for name, function in whole.items():
-            setattr(dist, name, function)
-
-
 def part() -> None:
-    """Train as one of the launched processes; the first prints the seconds of a step, and those of its messages."""
+    """Train as one of the launched processes; the first prints the seconds of a step, and those and the bytes told."""
     torch.set_num_threads(1)
     work = launched_work()
-    ends: list[tuple[float, float]] = []
-    with TemporaryDirectory() as folder, timed_messages() as messages:
+    ends: list[tuple[float, float, int]] = []
+    with TemporaryDirectory() as folder, counted_messages() as messages:
         line = ConceptSequence.create(Path(folder) / "line", TinyBase().fingerprint)
 
-        def on_step(record: StepRecord) -> None:
-            ends.append((time.perf_counter(), sum(messages)))
+        def on_step(_: StepRecord) -> None:
+            ends.append((time.perf_counter(), messages.seconds, messages.bytes))
 
         teach(TinyBase(), load_sample("fox"), SETTINGS, line, on_step, work=work)
-    (start, told), (end, told_in_all) = ends[1], ends[STEPS - 1]  # the first steps warm up
-    steps = STEPS - 2
+    # The first two steps warm up.
+    step, told, size = ((last - first) / (STEPS - 2) for first, last in zip(ends[1], ends[STEPS - 1], strict=True))
     if work.first:
-        print("\n" + json.dumps({"step": (end - start) / steps, "messages": (told_in_all - told) / steps}))
-
-
-def measured(processes: int) -> dict[str, float]:
-    """Seconds of a step on so many processes."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += ["-m", "benchmarks.scale", "--part"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    found: dict[str, float] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    return found
+        print("\n" + json.dumps({"step": step, "messages": told, "bytes": size}))
 
 
 def main() -> None:
@@ -98,11 +58,12 @@ def main() -> None:
     found: dict[int, list[dict[str, float]]] = {1: [], 2: []}
     for _ in range(ROUNDS):
         for processes, values in found.items():
-            values.append(measured(processes))
+            values.append(on_processes(processes, "benchmarks.scale", "--part"))
             print(processes, values[-1], flush=True)
     one, two = (statistics.median(value["step"] for value in values) for values in found.values())
     share = statistics.median(value["messages"] / value["step"] for value in found[2])
     facts = {"batch_size": BATCH, "seconds_a_step": one, "speed_up_of_two": one / two, "share_of_messages": share}
+    facts["bytes_a_step"] = found[2][0]["bytes"]
     RESULT.write_text(json.dumps(facts | {"measured": found}, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(facts, indent=2))
 

@@ -166,9 +166,10 @@ class ConceptImages {
     }
   }
 
-  /** Let the drop-down list what is there now. */
+  /** Let the drop-down list what is there now; in place, because Vue nodes keep the list that they once got. */
   offer() {
-    this.widget("folder").options.values = [...choices];
+    const { values } = this.widget("folder").options;
+    values.splice(0, values.length, ...choices);
   }
 }
 

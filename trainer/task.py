@@ -1,7 +1,7 @@
 """What a method may see of the task at hand, and what a training step reports."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -45,7 +45,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class TrainedTask:
-    """A task after its training: the token is frozen, so every prompt is encoded once.
+    """A task after its training; the token is frozen, so a prompt stays what it is.
 
     Attributes:
         denoiser: the view that carries the adapter.
@@ -66,7 +66,7 @@ class TrainedTask:
     masks: Tensor | None
     base_prompt: Conditioning
     prompt: Conditioning
-    earlier_prompts: list[Conditioning]
+    earlier_prompts: Sequence[Conditioning]
     adapter: Adapter
     earlier_adapter: Callable[[int], Mapping[str, Tensor]]
     penalty: Callable[[], Tensor | None]

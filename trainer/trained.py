@@ -1,6 +1,8 @@
 """A task after its training, as the methods and the evaluation see it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -13,6 +15,35 @@ from .planning import task_seed
 from .prompts import base_prompt
 from .task import TrainedTask
 from .work import ALONE, Work
+
+# A thousand prompts of SDXL would be 600 MB.
+MOST_ENCODED = 64
+
+
+class EncodedPrompts(Sequence[Conditioning]):
+    """Prompts that are encoded when they are first asked for, the last `MOST_ENCODED` of them kept.
+
+    Args:
+        texts: the prompts.
+        encode: one of them, without a graph.
+    """
+
+    def __init__(self, texts: Sequence[str], encode: Callable[[str], Conditioning]) -> None:
+        self._texts = texts
+        self._encoded = lru_cache(MOST_ENCODED)(encode)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> Conditioning: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Conditioning]: ...
+
+    def __getitem__(self, index: int | slice) -> Conditioning | list[Conditioning]:
+        if isinstance(index, slice):
+            return [self._encoded(text) for text in self._texts[index]]
+        return self._encoded(self._texts[index])
 
 
 def trained_task(
@@ -51,7 +82,7 @@ def trained_task(
         masks=masks,
         base_prompt=prompt(base_prompt(task.settings["base_concept"], task.class_noun)),
         prompt=prompt(task.prompt),
-        earlier_prompts=[prompt(record.prompt) for record in before],
+        earlier_prompts=EncodedPrompts([record.prompt for record in before], prompt),
         adapter=adapter,
         earlier_adapter=lambda j: adapter.state_of(earlier.adapter_files(before[j])),
         penalty=penalty,

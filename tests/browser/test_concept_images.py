@@ -165,6 +165,7 @@ def test_dropped_and_pasted_images_land_in_a_folder_named_after_the_token(
     assert (concepts / "my-toy" / "b.png").read_bytes() == png("blue")
     assert page.evaluate(f"({FOLDER})().value") == "concepts/my-toy"
     assert "concepts/my-toy" in page.evaluate(f"({FOLDER})().options.values")
+    expect(page.locator(".p-invalid, [aria-invalid=true]")).to_have_count(0)  # Vue nodes know the new folder, too
     expect(panel.get_by_label("Caption of a.png")).to_have_value("a red toy")
 
     page.evaluate(PASTE, transfer(page, image_png=png("lime")))
