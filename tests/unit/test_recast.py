@@ -1,10 +1,20 @@
 """Layers whose weight is made for every call: the same gradients, and nothing of the weight is kept."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.bases.recast import make_weights_twice
+
+
+class CastConv(nn.Conv2d):
+    """The same."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
 class Cast(nn.Linear):
@@ -22,9 +32,10 @@ def network(dtype):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = nn.Sequential(Cast(5, 7), nn.SiLU(), Cast(7, 9), nn.SiLU(), nn.Flatten(1), nn.Unflatten(1, (1, 3, 3)))
-        layers.append(nn.Conv2d(1, 2, 2))
+        layers.append(CastConv(1, 4, 2, stride=2, padding=1))
+        layers.append(CastConv(4, 2, (1, 3), padding="same", groups=2))
     for layer in layers:
-        if isinstance(layer, Cast):
+        if isinstance(layer, Cast | CastConv):
             layer.to(dtype)
     return layers.requires_grad_(False)
 
@@ -57,6 +68,45 @@ def test_gradients_are_those_of_autograd_to_the_bit_and_no_weight_is_kept(dtype,
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
     assert (5, 7) in expected[2] and (7, 9) in expected[2]
     assert (5, 7) not in found[2] and (7, 9) not in found[2]
+
+
+class Products(TorchDispatchMode):
+    """Counts the products that are computed, by name; shapes alone (meta) are not."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, _, args=(), kwargs=None):
+        name, tensors = function.overloadpacket.__name__, [arg for arg in args if isinstance(arg, torch.Tensor)]
+        if name in ("mm", "addmm", "convolution", "convolution_backward") and tensors[0].device.type != "meta":
+            self.counts[name] += 1
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_no_product_is_computed_a_second_time(autocast):
+    layers = network(torch.float16)
+    with Products() as plain:
+        passed(layers, autocast)
+    make_weights_twice(layers, is_cast)
+    with Products() as changed:
+        passed(layers, autocast)
+    # One of the convolutions pads in words, which is left to autograd: it is computed again.
+    assert changed.counts == plain.counts + Counter(convolution=1)
+    assert plain.counts == {"addmm": 2, "mm": 2, "convolution": 2, "convolution_backward": 2}
+
+
+def test_a_layer_that_multiplies_in_its_own_way_keeps_its_gradient():
+    class Own(Cast):
+        def forward(self, x):
+            weight = self.weight.to(x.dtype)
+            return 2 * x @ weight.T + nn.functional.linear(input=x, weight=weight)
+
+    layers = [nn.Sequential(Own(5, 7, dtype=torch.float16)).requires_grad_(False) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    make_weights_twice(layers[1], is_cast)
+    assert torch.equal(passed(layers[0])[1], passed(layers[1])[1])
 
 
 def test_a_layer_with_its_weight_at_hand_is_computed_as_ever():

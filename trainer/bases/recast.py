@@ -1,7 +1,8 @@
 """Layers whose weight is made anew for every call: brought from the CPU, unpacked, cast, patched.
 
 Autograd would keep the made weight of every layer until its gradient is wanted: all of the model, in the number format
-of the computation. Here it is made a second time instead.
+of the computation. Here it is made a second time instead. Only the layer knows how, so it is called again, but where it
+would multiply by the weight, the gradient alone is computed.
 """
 
 import weakref
@@ -11,7 +12,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional, grad
+from torch.overrides import TorchFunctionMode
 
+# What the layers below end in, and the gradient of its input: (shape of the input, weight, gradient, geometry).
+PRODUCTS: dict[object, Callable[..., Tensor]] = {
+    functional.linear: lambda _, weight, gradient: gradient @ weight,
+    functional.conv1d: grad.conv1d_input,
+    functional.conv2d: grad.conv2d_input,
+    functional.conv3d: grad.conv3d_input,
+}
+ARGUMENTS: dict[str, Any] = {
+    "input": None,
+    "weight": None,
+    "bias": None,
+    "stride": 1,
+    "padding": 0,
+    "dilation": 1,
+    "groups": 1,
+}
 AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -28,10 +47,48 @@ class _MadeTwice(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         (gradient,), (enabled, dtype) = gradients, ctx.autocast
         anywhere = torch.zeros(ctx.shape, dtype=ctx.dtype, device=gradient.device, requires_grad=True)
-        with torch.enable_grad(), torch.autocast(gradient.device.type, dtype, enabled=enabled):
+        with torch.enable_grad(), torch.autocast(gradient.device.type, dtype, enabled=enabled), _GradientsOnly():
             output = ctx.call(anywhere)
         (found,) = torch.autograd.grad(output, anywhere, gradient)
         return found, None
+
+
+class _GradientsOnly(TorchFunctionMode):
+    """Products with a plain weight give zeros that have the product's gradient; any other function is what it is."""
+
+    def __torch_function__(
+        self,
+        function: Any,  # noqa: ANN401
+        _: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if function not in PRODUCTS:
+            return function(*args, **kwargs or {})
+        given = dict(zip(ARGUMENTS, args, strict=False)) | (kwargs or {})
+        x, weight, _, *geometry = (given.get(name, default) for name, default in ARGUMENTS.items())
+        if type(weight) not in (Tensor, nn.Parameter) or isinstance(given.get("padding"), str):
+            return function(*args, **kwargs or {})  # a packed weight knows how it is multiplied
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(dtype), weight.to(dtype)
+        if function is functional.linear:
+            geometry = []
+        return _ZerosWithGradient.apply(x, weight, function, geometry)  # type: ignore[no-untyped-call]
+
+
+class _ZerosWithGradient(torch.autograd.Function):
+    """See `_GradientsOnly`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, product: Callable[..., Tensor], geometry: list[Any]) -> Tensor:  # noqa: ANN401
+        ctx.gradient_of = lambda gradient: PRODUCTS[product](x.shape, weight, gradient, *geometry)
+        return x.new_zeros(()).expand(product(x.to("meta"), weight.to("meta"), None, *geometry).shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        found: Tensor = ctx.gradient_of(gradients[0])
+        return found, None, None, None
 
 
 def make_weights_twice(view: nn.Module, made: Callable[[nn.Module, Tensor], bool]) -> None:
