@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.toy import ToyBase, toy_settings, trained_task
-from trainer.classifier import prompt_subset
 from trainer.errors import ContinualLoraError
 from trainer.losses.denoising import NoisedBatch
+from trainer.losses.scores import prompt_subset
 from trainer.methods.dsc import CALIBRATION_BATCHES, DSC
 from trainer.task import step_rng
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.toy import ToyBase, toy_settings, trained_task
-from trainer.classifier import calibrated_temperature, prompt_subset
 from trainer.errors import ContinualLoraError
 from trainer.losses.denoising import NoisedBatch
+from trainer.losses.scores import calibrated_temperature, prompt_subset
 from trainer.methods.ewc import CALIBRATION_BATCHES, EWC
 from trainer.task import step_rng
 

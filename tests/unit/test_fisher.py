@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from tests.toy import ToyBase, trained_task
-from trainer.classifier import backward_through_errors
 from trainer.losses.denoising import NoisedBatch, draw_batch
 from trainer.losses.fisher import normalized, per_sample_gradients, sum_of_squares
+from trainer.losses.scores import backward_through_errors
 
 BATCH = 3
 

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from ..classifier import (
+from ..denoiser import Conditioning
+from ..losses.denoising import NoisedBatch, draw_batch
+from ..losses.scores import (
     Match,
     backward_through_errors,
     calibrated_on,
@@ -26,8 +28,6 @@ from ..classifier import (
     prompt_subset,
     score_values,
 )
-from ..denoiser import Conditioning
-from ..losses.denoising import NoisedBatch, draw_batch
 from ..settings import TrainSettings
 from ..task import StepRecord, TrainedTask, step_rng
 from ..training.divergence import check_numbers

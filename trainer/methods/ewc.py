@@ -14,7 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.adapter import Adapter
-from ..classifier import (
+from ..denoiser import Conditioning
+from ..errors import ContinualLoraError
+from ..losses.denoising import NoisedBatch, draw_batch
+from ..losses.fisher import normalized, per_sample_gradients, sum_of_squares
+from ..losses.quadratic import quadratic_penalty
+from ..losses.scores import (
     SCORE_VALUES,
     backward_through_errors,
     calibrated_on,
@@ -22,11 +27,6 @@ from ..classifier import (
     prompt_subset,
     score_values,
 )
-from ..denoiser import Conditioning
-from ..errors import ContinualLoraError
-from ..losses.denoising import NoisedBatch, draw_batch
-from ..losses.fisher import normalized, per_sample_gradients, sum_of_squares
-from ..losses.quadratic import quadratic_penalty
 from ..settings import TrainSettings
 from ..task import StepRecord, TrainedTask, step_rng
 from .method import Method

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.toy import ToyBase, trained_task
-from trainer.classifier import (
+from trainer.losses.denoising import draw_batch
+from trainer.losses.scores import (
     backward_through_errors,
     calibrated_temperature,
     cross_entropy_error_gradient,
@@ -16,7 +17,6 @@ from trainer.classifier import (
     prompt_subset,
     score_values,
 )
-from trainer.losses.denoising import draw_batch
 
 
 def test_scores_by_hand_and_summing_to_one():

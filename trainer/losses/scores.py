@@ -1,0 +1,156 @@
+"""The diffusion classifier's scores as a loss: which of the prompts explains the image?
+
+e_i is the denoising error of one x_t under prompt i, and p = softmax(-e / tau) over the prompts.
+Source: Li et al., arXiv 2303.16203; Jha et al., arXiv 2410.00700, section 3.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Conditioning
+from .denoising import NoisedBatch
+
+
+def dc_log_scores(errors: Tensor, temperature: float) -> Tensor:
+    """Log p = log_softmax(-e / tau) over the prompts.
+
+    Args:
+        errors: denoising errors, [K, B], all from the same x_t.
+        temperature: tau > 0, in the unit of the errors.
+
+    Returns:
+        [K, B], <= 0; exp sums to 1 over K.
+    """
+    return torch.log_softmax(-errors / temperature, dim=0)
+
+
+def entropy(log_scores: Tensor) -> Tensor:
+    """-sum_i p_i log p_i in nats, [K, B] -> [B], 0..log K."""
+    return -(log_scores.exp() * log_scores).sum(0)
+
+
+SCORE_VALUES = ("dc_entropy", "dc_accuracy")
+
+
+def score_values(errors: Tensor, temperature: float) -> dict[str, float]:
+    """How well the scores tell the first prompt, c_n, from the others: share of right answers, and their entropy.
+
+    Args:
+        errors: denoising errors, [K, B], those of c_n first.
+        temperature: tau > 0.
+
+    Returns:
+        By `SCORE_VALUES`: the entropy, mean over B in 0..log K nats, and the share in 0..1.
+    """
+    accuracy = (errors.argmin(0) == 0).float().mean()
+    values = float(entropy(dc_log_scores(errors, temperature)).mean()), float(accuracy)
+    return dict(zip(SCORE_VALUES, values, strict=True))
+
+
+def calibrated_temperature(errors: Tensor) -> float:
+    """Tau = the mean over draws of the standard deviation of e over the prompts: neither flat nor saturated.
+
+    Ours; the paper is silent. Mean-reduced errors differ by far less than 1, so tau = 1 would make p uniform.
+
+    Args:
+        errors: [K, draws], K >= 2.
+    """
+    return max(float(errors.float().std(0, correction=0).mean()), 1e-8)
+
+
+def cross_entropy_error_gradient(errors: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Gradient d H(target, p) / d e_i = (target_i - p_i) / tau, for H = -sum_i target_i log p_i.
+
+    Knowing it, the errors are computed without a graph first and each prompt is back-propagated alone with its weight:
+    the memory of one U-Net graph instead of K.
+
+    Args:
+        errors: [K, B].
+        target: the true class one-hot, or a teacher's scores, [K, B], summing to 1 over K.
+        temperature: tau > 0.
+
+    Returns:
+        [K, B].
+    """
+    return (target - dc_log_scores(errors, temperature).exp()) / temperature
+
+
+def prompt_subset(num_earlier: int, size: int, rng: torch.Generator) -> list[int]:
+    """Which earlier concepts join c_0 and c_n in a minibatch's prompt set c_k.
+
+    Args:
+        num_earlier: n - 1, the concepts taught before.
+        size: k, the prompts wanted in all; c_0 and c_n always count.
+        rng: on the CPU.
+
+    Returns:
+        min(k - 2, n - 1) distinct indices in 0..n-2, at random; the whole set has min(k, n + 1) prompts.
+    """
+    return torch.randperm(num_earlier, generator=rng)[: max(size - 2, 0)].tolist()
+
+
+def calibrated_on(draws: Iterable[tuple[NoisedBatch, list[Conditioning]]]) -> float:
+    """The calibrated temperature, mean over draws of (batch, prompts)."""
+    with torch.no_grad():
+        spreads = [calibrated_temperature(torch.stack([b.error(prompt) for prompt in prompts])) for b, prompts in draws]
+    return sum(spreads) / len(spreads)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A prediction to be matched in mean squared distance.
+
+    Attributes:
+        prompt: index of the prompt under which.
+        target: what the prediction should be, [B, C, H, W].
+    """
+
+    prompt: int
+    target: Tensor
+
+
+def backward_through_errors(
+    batch: NoisedBatch,
+    prompts: list[Conditioning],
+    weights: Callable[[Tensor], Tensor],
+    low_memory: bool,
+    matches: Sequence[Match] = (),
+) -> tuple[Tensor, list[Tensor]]:
+    """Back-propagate a loss of the errors whose derivative d loss / d e is known, plus distances to given predictions.
+
+    Args:
+        batch: B noised samples.
+        prompts: K prompts.
+        weights: errors [K, B] -> d loss / d e, [K, B], without a graph.
+        low_memory: first all errors without a graph, then one prompt at a time; else all prompts in one pass. The
+            gradients are equal up to rounding; the first needs the memory of one prompt and a forward pass more.
+        matches: predictions to be matched; the mean over the batch of each one's distance is added to the loss.
+
+    Returns:
+        The errors, [K, B], and the distance of each match, [B], without a graph.
+    """
+
+    def distances_of(predictions: Tensor, first: int) -> list[Tensor]:
+        count = len(predictions)
+        own = [match for match in matches if first <= match.prompt < first + count]
+        return [batch.distance(predictions[match.prompt - first], match.target) for match in own]
+
+    if not low_memory or len(prompts) == 1:
+        predictions = batch.predict(prompts)
+        errors, distances = batch.errors_of(predictions), distances_of(predictions, 0)
+        weighted = (errors * weights(errors.detach())).sum()
+        torch.stack([weighted, *(d.mean() for d in distances)]).sum().backward()
+        return errors.detach(), [d.detach() for d in distances]
+    with torch.no_grad():
+        known = torch.stack([batch.error(prompt) for prompt in prompts])
+    matched: list[Tensor] = []
+    for index, (prompt, weight) in enumerate(zip(prompts, weights(known), strict=True)):
+        prediction = batch.predict([prompt])
+        distances = distances_of(prediction, index)
+        weighted = (batch.errors_of(prediction)[0] * weight).sum()
+        torch.stack([weighted, *(d.mean() for d in distances)]).sum().backward()
+        matched += [d.detach() for d in distances]
+    return known, matched
