@@ -22,7 +22,7 @@ def found(comfy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.mark.parametrize("kind", [*KINDS, *(f"{kind} with LoRA" for kind in KINDS)])
 def test_it_is_trained_as_an_ordinary_model_of_the_same_weights(kind: str, found: dict[str, Any]) -> None:
     whole, lowvram, novram = found[kind]["loaded"]
-    assert whole == 1 and 0.4 < lowvram < 0.6 and novram < 0.01
+    assert whole == 1 and 0.1 < lowvram < 0.9 and novram < 0.01  # how much it is depends on the host
     # On weights of 8 bits the host rounds a LoRA at random where it loads them; lazily put on, it is not rounded.
     exact = found[kind]["gradients"][2:] if kind == "fp8 with LoRA" else found[kind]["gradients"]
     assert max(exact) < 1e-5
