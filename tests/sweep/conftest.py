@@ -64,6 +64,16 @@ class Processes:
     def ray(self, *arguments: object) -> str:
         return self.run("-m", "ray.scripts.scripts", *arguments)
 
+    def cluster(self, head_cpus: int, other_cpus: int) -> str:
+        """Two machines of a Ray cluster on this one, the driver's first; returns the address of the cluster."""
+        small = ["--disable-usage-stats", "--object-store-memory", 80 << 20]
+        small += ["--min-worker-port", 0, "--max-worker-port", 0, "--node-ip-address"]  # ports of its own for each
+        port = free_port()
+        head = ["--head", "--port", port, "--include-dashboard", "false", "--num-cpus", head_cpus]
+        self.ray("start", *head, *small, "127.0.0.1")
+        self.ray("start", "--address", f"127.0.0.1:{port}", "--num-cpus", other_cpus, *small, "127.0.0.2")
+        return f"127.0.0.1:{port}"
+
     def alive(self) -> list[psutil.Process]:
         """All that were started and what those started, wherever they have gone since."""
         found = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from .conftest import Processes, assert_complete, free_port, starts, until
+from .conftest import Processes, assert_complete, starts, until
 
 TOY = ("-m", "tests.sweep.toy")
 
@@ -52,12 +52,7 @@ def test_the_driver_is_killed(processes: Processes, tmp_path: Path) -> None:
 
 
 def test_a_machine_is_killed(processes: Processes, tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    small = ["--disable-usage-stats", "--object-store-memory", 80 << 20, "--min-worker-port", 0, "--max-worker-port", 0]
-    small += ["--node-ip-address", "127.0.0.1"]
-    head = ["--head", "--port", address.split(":")[1], "--include-dashboard", "false", "--num-cpus", 1]
-    processes.ray("start", *head, *small)
-    processes.ray("start", "--address", address, "--num-cpus", 2, *small)
+    address = processes.cluster(1, 2)
     jobs = ["slow-1", "slow-2", "slow-3", "fast-1"]
     driver = processes.start(*TOY, tmp_path, "ray", address, "--", *jobs)
     try:

@@ -1,15 +1,19 @@
 """Files on their way to other machines: read once, unpacked once, never sent with a task."""
 
 import pickle
+import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.sweep.toy import data_in
-from trainer.sweep.engines import Input
+from trainer.errors import ContinualLoraError
+from trainer.sweep.engines import Input, Place
+from trainer.sweep.engines.ray_cluster import RayCluster
 from trainer.sweep.parcels import Parcel, digest_of, pack, unpack
 
 
@@ -91,3 +95,40 @@ def test_another_content_or_name_is_another_parcel(tmp_path: Path) -> None:
     changed = digest_of(source)
     renamed = source.files[1].rename(source.root / "other.txt")
     assert len({before, changed, digest_of(Input(source.root, (source.files[0], renamed)))}) == 3
+
+
+def test_a_task_is_given_references_and_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own means, asked for as they should be; no byte of a file is among the arguments."""
+    store, options, sent = Store(), {}, []
+
+    class Task:
+        def __init__(self, function: object) -> None:
+            self.function = function
+
+        def remote(self, *arguments: object) -> int:
+            sent.append(arguments)
+            return len(sent)
+
+    def remote(**asked: object) -> type[Task]:
+        options.update(asked)
+        return Task
+
+    ray = SimpleNamespace(
+        init=lambda *_, **__: None,
+        shutdown=lambda: options.update(ended=True),
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 4, "GPU": 1}}, {"Alive": False, "Resources": {"CPU": 64}}],
+        put=store.put,
+        remote=remote,
+        wait=lambda references, num_returns: (references[-num_returns:], references[:-num_returns]),
+        get=lambda reference: f"result {reference}",
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "home"),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    place = Place({"data": data_in(tmp_path)}, tmp_path)
+    found = list(RayCluster("far:1", cpus=2, gpus=0.5).results(len, ["a", "b"], place))
+    assert found == [("b", "result 2"), ("a", "result 1")]
+    assert options == {"num_cpus": 2, "num_gpus": 0.5, "max_calls": 1, "max_retries": -1, "ended": True}
+    assert [job for _, job, _ in sent] == ["a", "b"] and len(store.kept) == 2  # both files, once
+    assert all(len(pickle.dumps(arguments)) < 1500 for arguments in sent)
+    with pytest.raises(ContinualLoraError, match=r"the 5 cores and 0 GPUs that a run takes\. .* have 4 and 1\."):
+        list(RayCluster("far:1", cpus=5).results(len, ["a"], place))

@@ -120,8 +120,11 @@ def test_ray_makes_the_rows_of_this_process(processes: Processes, two: Path, tmp
     command = ["-m", "trainer", "sweep", two, "--recipes", "lora_ewc", "lora", "--strengths", "30"]
     command += ["--steps", "3", "--rank", "2", "--fisher-draws", "2", "--learning-rate", "0.01"]
     command += ["--count", "2", "--drawing-steps", "2", "--dc-trials", "1"]
-    said = {name: processes.run(*command, "--out", tmp_path / name, "--engine", name) for name in ("here", "ray")}
-    here, ray = (rows(tmp_path / name) for name in ("here", "ray"))
+    # The first machine takes no run, so that all go to where the images are not.
+    cluster = ["ray", "--address", processes.cluster(0, 2), "--cache", tmp_path / "cache"]
+    engines = {"here": ["here"], "ray": cluster}
+    said = {n: processes.run(*command, "--out", tmp_path / n, "--engine", *own) for n, own in engines.items()}
+    here, ray = (rows(tmp_path / name) for name in engines)
     assert [(row["recipe"], row["strength"]) for row in here] == [("lora", ""), ("lora_ewc", "30")]
     for own, other in zip(here, ray, strict=True):
         assert {name: value for name, value in own.items() if name not in COSTS} == {
@@ -133,4 +136,5 @@ def test_ray_makes_the_rows_of_this_process(processes: Processes, two: Path, tmp
     for name in files[0]:
         if name.endswith((".png", ".norms.csv")):
             assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes()
+    assert len(list((tmp_path / "cache").glob("?" * 64))) == 1 and not list((tmp_path / "cache" / "work").glob("*/*"))
     assert all("| two | lora_ewc | lora | 30 |" in text for text in said.values())
