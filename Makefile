@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where the runs of a benchmark are made: processes, ray (with ARGUMENTS="--address ..." on a cluster), or here.
+ENGINE ?= processes
+# Ray's own switch for what it reports to its makers.
+export RAY_USAGE_STATS_ENABLED := 0
 READY := $(VENV)/.ready
 
 .PHONY: demo test comfyui benchmark benchmark-quick benchmark-long tiny-base clean
@@ -26,17 +30,17 @@ comfyui: $(READY)
 
 # A quarter of an hour on two cores.
 benchmark-quick: $(READY)
-	$(BIN)/python -m benchmarks quick
+	$(BIN)/python -m benchmarks quick --engine $(ENGINE) $(ARGUMENTS)
 
 # Hours on two cores; goes on where it was stopped.
 benchmark: $(READY)
-	$(BIN)/python -m benchmarks table
+	$(BIN)/python -m benchmarks table --engine $(ENGINE) $(ARGUMENTS)
 
 # Fifty concepts in sequence, an hour and a half; their drawings come from the same packages as the base's.
 benchmark-long: $(READY)
 	npm install --no-save --ignore-scripts --prefix build/emoji $(shell cat scripts/tiny_base/packages.txt)
 	$(BIN)/python -m scripts.tiny_base.samples --node-modules build/emoji/node_modules --long
-	$(BIN)/python -m benchmarks long
+	$(BIN)/python -m benchmarks long --engine $(ENGINE) $(ARGUMENTS)
 
 # Hours on two cores; goes on from build/tiny_base when it is run again. NODE_MODULES holds the emoji packages.
 tiny-base: $(READY)

@@ -7,30 +7,40 @@ build/benchmark.
 """
 
 import argparse
-from multiprocessing import get_context
+import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
+from benchmarks.concepts import inputs_of
 from benchmarks.plans import PLANS
-from benchmarks.rows import RESULTS, append_row, missing, print_table, rows_of
+from benchmarks.processes import Processes
+from benchmarks.rows import also_of, rows_of, table_of
 from benchmarks.run import run_job
+from trainer.cli.sweeping import add_engine_arguments, engine_of, finish
+from trainer.errors import ContinualLoraError
+from trainer.sweep.summary import summary
+from trainer.sweep.sweep import Sweep
 
 
 def main() -> None:
-    """Run what is missing, two runs at a time with one thread each."""
+    """Run what is missing."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("plan", choices=PLANS)
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time (default: %(default)s)")
-    args = parser.parse_args()
-    plan = PLANS[args.plan]
-    jobs = missing(plan.jobs(Path("build/benchmark") / plan.table), rows_of(plan))
-    with get_context("spawn").Pool(args.workers, maxtasksperchild=1) as pool:
-        for job, row in tqdm(pool.imap_unordered(run_job, jobs), total=len(jobs), desc=args.plan):
-            append_row(RESULTS / f"{plan.table}.csv", job, row)
-    print_table(rows_of(plan))
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time with processes (default: %(default)s)")
+    add_engine_arguments(parser, "processes", others=("processes",))
+    arguments = parser.parse_args()
+    plan, folder = PLANS[arguments.plan], Path("build/benchmark") / PLANS[arguments.plan].table
+    engine = Processes(arguments.workers) if arguments.engine == "processes" else engine_of(arguments)
+    jobs = list(plan.jobs(folder))
+    sweep = Sweep(jobs, table_of(plan), folder, also_of(plan))
+    try:
+        failures = finish(sweep, run_job, engine, inputs_of(jobs), arguments.plan)
+    except ContinualLoraError as error:
+        sys.exit(str(error))
+    print(summary(rows_of(plan), ("recipe", "adapter", "settings", "guidance")))
+    if failures:
+        sys.exit("\n".join(failures))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The sets of concepts that sequences are made of; none was ever seen by the embedded base."""
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from trainer.cli.demo import SAMPLES, load_sample
-from trainer.concept import Concept
+from benchmarks.job import Job
+from trainer.cli.demo import SAMPLES
+from trainer.concept_set import files_of_concepts
+from trainer.sweep.engines import Input
 
 # Six are reported on; settings are chosen on six others. The last two are made by scripts, see docs/benchmark.md.
 SETS: dict[str, Path] = {
@@ -15,7 +17,10 @@ SETS: dict[str, Path] = {
 }
 
 
-def concepts_of(name: str) -> list[Concept]:
-    """A set's concepts, in the order of its list."""
-    folder = SETS[name]
-    return [load_sample(each, folder) for each in json.loads((folder / "samples.json").read_text(encoding="utf-8"))]
+def inputs_of(jobs: Iterable[Job]) -> dict[str, Input]:
+    """The sets that runs read."""
+    return {name: Input(SETS[name].absolute(), _files(SETS[name])) for name in sorted({job.concepts for job in jobs})}
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    return tuple(files_of_concepts(folder.absolute()))

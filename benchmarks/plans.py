@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.job import Job
 from benchmarks.joint import NAME as JOINT
-from benchmarks.run import Job
 from trainer.cli.demo import TINY_SETTINGS
 from trainer.recipes import RECIPES
 
@@ -62,7 +62,7 @@ def job(
     name = "-".join([recipe, adapter, str(seed), str(guidance), *(f"{k}={v}" for k, v in changes.items())]).replace(
         ".", "_"
     )
-    return Job(recipe, settings, concepts, folder / name, guidance)
+    return Job(recipe, settings, concepts, folder, name, guidance)
 
 
 def quick(folder: Path) -> Iterator[Job]:

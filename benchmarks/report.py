@@ -9,9 +9,11 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from PIL import Image
 
+from benchmarks.job import Job
 from benchmarks.plans import PLANS
-from benchmarks.rows import COSTS, METRICS, RESULTS, key_of, key_of_row, mean_and_spread, rows_of
-from benchmarks.run import Job, costs_path, norms_path
+from benchmarks.rows import RESULTS, key_of_row, rows_of
+from trainer.sweep.one_run import COSTS, METRICS
+from trainer.sweep.summary import mean_and_spread
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmark"
 BUILD = Path("build/benchmark")
@@ -48,7 +50,8 @@ AUTHORS_COLUMNS = {
 def planned(plan: str) -> Rows:
     """The rows of a plan's runs, in its order; a run that was not made is left out."""
     made = {key_of_row(row): row for row in rows_of(PLANS[plan])}
-    return [made[key_of(job)] for job in PLANS[plan].jobs(Path()) if key_of(job) in made]
+    keys = [tuple(job.identity.values()) for job in PLANS[plan].jobs(Path())]
+    return [made[key] for key in keys if key in made]
 
 
 def first_runs(plan: str) -> dict[str, Job]:
@@ -221,15 +224,15 @@ def main() -> None:
         parts += ["## The order of the recipes against the authors'", agreement_table(rows)]
     for plan, picture in (("table", "forgetting.png"), ("photos", "photos.png")):
         made = first_runs(plan)
-        sheets = [made[recipe].work.with_suffix(".png") for recipe in PICTURED]
+        sheets = [made[recipe].sheet for recipe in PICTURED]
         if all(sheet.exists() for sheet in sheets):
             stack_sheets(sheets, DOCS / picture)
-    logs = {recipe: norms_path(first_runs("table")[recipe]) for recipe in NORMS}
+    logs = {recipe: first_runs("table")[recipe].norms for recipe in NORMS}
     if all(log.exists() for log in logs.values()):
         draw_norms(logs, DOCS / "norms.png")
     if (DOCS / "norms.png").exists():  # perhaps of an earlier report
         parts += ["## What is trained", "![Norms over the steps](norms.png)"]
-    grown = {recipe: costs_path(job) for recipe, job in first_runs("long").items()}
+    grown = {recipe: job.costs for recipe, job in first_runs("long").items()}
     if all(log.exists() for log in grown.values()):
         draw_growth(grown, DOCS / "growth.png")
         (RESULTS / "growth.csv").write_text(growth_table(grown), encoding="utf-8")

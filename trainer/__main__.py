@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from .cli import commands, demo
+from .cli import commands, demo, sweep
 from .errors import ContinualLoraError
 
 COMMANDS = {
@@ -11,6 +11,7 @@ COMMANDS = {
     "generate": (commands.add_generate, commands.run_generate, "make images with a sequence"),
     "score": (commands.add_score, commands.run_score, "classify images by the model's own denoising error"),
     "evaluate": (commands.add_evaluate, commands.run_evaluate, "draw, measure and report what a sequence remembers"),
+    "sweep": (sweep.add_sweep, sweep.run_sweep, "teach sequences with many settings, measure and compare them"),
     "merge": (commands.add_merge, commands.run_merge, "merge sequences, or tasks of one, into a LoRA file"),
     "convert": (commands.add_convert, commands.run_convert, "write a LoRA in the key layout of another tool"),
     "demo": (demo.add_demo, demo.run_demo, "teach three bundled concepts and write a report"),

@@ -21,3 +21,7 @@ class ContinualLoraError(ValueError):
 
 class StorageError(ContinualLoraError):
     """The disk refused: it is full, may not be written, or cannot hold the name."""
+
+
+class BusyError(ContinualLoraError):
+    """Another run is writing there now; it may be done in a moment."""

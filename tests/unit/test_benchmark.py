@@ -8,18 +8,33 @@ from PIL import Image
 from benchmarks import rows
 from benchmarks.plans import PLANS, STRENGTHS, job
 from benchmarks.report import AUTHORS, agreement_table, authors_table, draw_growth, growth_table, results_table
-from benchmarks.rows import append_row, key_of, key_of_row, mean_and_spread, missing, read_rows
+from benchmarks.rows import COLUMNS, KEYS, key_of_row, rows_of, table_of
 from trainer.recipes import RECIPES
+from trainer.sweep.summary import mean_and_spread
+from trainer.sweep.sweep import without_row
+from trainer.sweep.table import Table
+
+
+def key_of(job):
+    assert tuple(job.identity) == KEYS
+    return tuple(job.identity.values())
 
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_finished_run_is_found_again(plan, tmp_path):
-    jobs, path = list(PLANS[plan].jobs(Path("work"))), tmp_path / "results" / "table.csv"
-    assert len({key_of(each) for each in jobs}) == len({each.work for each in jobs}) == len(jobs)
+    jobs, table = list(PLANS[plan].jobs(Path("work"))), Table(tmp_path / "results" / "table.csv", COLUMNS)
+    assert len({key_of(each) for each in jobs}) == len({each.sheet for each in jobs}) == len(jobs)
     for each in jobs[::2]:
-        append_row(path, each, {"recipe": each.recipe, "adapter": key_of(each)[1], "seed": each.settings.seed})
-    assert missing(jobs, read_rows(path)) == jobs[1::2]
-    assert [key_of_row(row) for row in read_rows(path)] == [key_of(each) for each in jobs[::2]]
+        table.append(each.identity)
+    assert without_row(jobs, table.rows()) == jobs[1::2]
+    assert [key_of_row(row) for row in table.rows()] == [key_of(each) for each in jobs[::2]]
+
+
+def test_rows_of_earlier_versions_count_as_done():
+    # Written before there were engines; the whole plan is there.
+    assert len(rows_of(PLANS["quick"])) == 9 and without_row(PLANS["quick"].jobs(Path()), rows_of(PLANS["quick"])) == []
+    head = table_of(PLANS["table"]).path.read_text(encoding="utf-8").splitlines()[0]
+    assert head.split(",") == list(COLUMNS)
 
 
 def test_the_table_has_every_recipe_and_vera():
@@ -58,12 +73,8 @@ def test_what_the_table_and_the_front_share_is_run_once(tmp_path, monkeypatch):
     shared = [each for each in wanted if key_of(each) in made]
     assert len(shared) >= 3 * len({each.recipe for each in wanted})  # the chosen strength of each, three seeds
     for each in shared:
-        append_row(
-            tmp_path / "table.csv",
-            each,
-            {"recipe": each.recipe, "adapter": key_of(each)[1], "seed": each.settings.seed},
-        )
-    assert missing(wanted, rows.rows_of(PLANS["front"])) == [each for each in wanted if each not in shared]
+        table_of(PLANS["table"]).append(each.identity)
+    assert without_row(wanted, rows_of(PLANS["front"])) == [each for each in wanted if each not in shared]
 
 
 def test_mean_and_spread_by_hand():

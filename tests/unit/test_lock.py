@@ -51,7 +51,7 @@ def test_the_second_process_is_told_who_writes_since_when(holder, tmp_path):
     assert re.fullmatch(
         r'"pets" should be written by one run at a time\. '
         rf"Process {holder.pid} on `.+` is teaching <cat> in it since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\. "
-        r"Wait until it is done or stop it, then run this again; or use another sequence\.",
+        r"Wait until it is done or stop it, then run this again; or use another sequence or folder\.",
         str(caught.value),
     )
     assert [path.name for path in (tmp_path / "pets").iterdir()] == [LOCK]

@@ -2,7 +2,7 @@
 
 import argparse
 import signal
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -10,10 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..bases.tiny.base import TinyBase
-from ..denoiser import Denoiser
-from ..errors import ContinualLoraError
-from ..evaluation.pictures import Artist, own_artist
+from ..bases.chosen import ChosenBase
+from ..evaluation.pictures import Drawing
 from ..recipes import RECIPES
 from ..settings import TrainSettings
 from ..task import StepRecord
@@ -26,10 +24,12 @@ def add_base_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--comfyui", type=Path, help="a ComfyUI checkout that loads it")
 
 
-def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
-    """One flag for each setting of a training."""
+def add_settings_arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
+    """One flag for each setting of a training but those in `without`."""
     group = parser.add_argument_group("training")
     for item in fields(TrainSettings):
+        if item.name in without:
+            continue
         flag, text = f"--{item.name.replace('_', '-')}", f"{item.metadata['help']} (default: {item.default!r})"
         choices = list(RECIPES) if item.name == "recipe" else item.metadata.get("choices")
         if isinstance(item.default, bool):
@@ -43,46 +43,44 @@ def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(arguments: argparse.Namespace) -> TrainSettings:
     """The settings that the flags say."""
-    return TrainSettings(**{item.name: getattr(arguments, item.name) for item in fields(TrainSettings)})
+    return TrainSettings(**{n: value for n, value in vars(arguments).items() if n in vars(TrainSettings())})
 
 
-def open_base(arguments: argparse.Namespace) -> Denoiser:
-    """A fresh view of the chosen base."""
-    if arguments.checkpoint is None:
-        return TinyBase()
-    loaded = _load(arguments)
-    from ..bases.comfyui.base import ComfyBase
-
-    return ComfyBase(*loaded)
+def chosen_base(arguments: argparse.Namespace) -> ChosenBase:
+    """The base that the flags say."""
+    folder: Path | None = arguments.comfyui
+    return ChosenBase(arguments.checkpoint, folder and folder.absolute())
 
 
-def base_and_artist(arguments: argparse.Namespace) -> tuple[Callable[[], Denoiser], Artist]:
-    """What opens a fresh view of the chosen base, and who draws with it: the host, or on the embedded base ourselves.
+def add_measuring_arguments(parser: argparse.ArgumentParser, prefix: str = "") -> None:
+    """How images are drawn and compared.
 
-    The checkpoint is loaded once.
+    Args:
+        parser: gets the flags.
+        prefix: of those flags that a training has too, such as "drawing-".
     """
-    count, seed, steps, guidance = arguments.count, arguments.seed, arguments.steps, arguments.guidance
-    if arguments.checkpoint is None:
-        return TinyBase, own_artist(TinyBase, count, seed, steps, guidance, arguments.size)
-    loaded = _load(arguments)
-    from ..bases.comfyui.base import ComfyBase
-    from ..bases.comfyui.sampling import host_artist
+    add, plain = parser.add_argument, Drawing()
+    add("--count", type=int, default=plain.count, help="images of each concept, 2 or more (default: %(default)s)")
+    add(f"--{prefix}seed", type=int, default=plain.seed, help="of the noise (default: %(default)s)")
+    add(f"--{prefix}steps", type=int, default=plain.steps, help="sampling steps (default: %(default)s)")
+    add("--guidance", type=float, default=plain.guidance, help="classifier-free guidance (default: %(default)s)")
+    add("--size", type=int, default=plain.size, help="side in pixels (default: the base's own)")
+    add("--sampler", default=plain.sampler, help="of ComfyUI, with --checkpoint (default: %(default)s)")
+    add("--scheduler", default=plain.scheduler, help="of ComfyUI, with --checkpoint (default: %(default)s)")
+    add("--dc-trials", type=int, default=8, help="draws of the diffusion classifier, 0 leaves it out (default: 8)")
+    add(
+        "--open-clip",
+        default="",
+        help="compare by CLIP: a .safetensors file, or a tag in the local cache (default: EfficientNet-Lite0)",
+    )
+    add("--architecture", default="ViT-B-32", help="of --open-clip (default: %(default)s)")
 
-    size = arguments.size or ComfyBase(*loaded).resolution
-    artist = host_artist(*loaded, count, seed, steps, guidance, arguments.sampler, arguments.scheduler, size)
-    return lambda: ComfyBase(*loaded), artist
 
-
-def _load(arguments: argparse.Namespace) -> tuple[object, object, object]:
-    if arguments.comfyui is None:
-        raise ContinualLoraError(
-            'A checkpoint is loaded by ComfyUI, so "--checkpoint" goes with "--comfyui".',
-            "Only the checkpoint is given.",
-            "Name the folder of a ComfyUI checkout.",
-        )
-    from ..bases.comfyui.checkpoint import load_checkpoint
-
-    return load_checkpoint(arguments.comfyui, arguments.checkpoint)
+def drawing_of(arguments: argparse.Namespace, prefix: str = "") -> Drawing:
+    """How to draw, as these flags say."""
+    own = vars(arguments)
+    prefixed: dict[str, Any] = {n: own.get(f"{prefix.replace('-', '_')}{n}", own.get(n)) for n in vars(Drawing())}
+    return Drawing(**prefixed)
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of the user, and of a launcher

@@ -24,7 +24,15 @@ from ..metrics.features.open_clip import OpenClip
 from ..processes import launched_work
 from ..sampling import generate
 from ..teach import teach
-from .arguments import Bar, add_base_arguments, add_settings_arguments, base_and_artist, open_base, settings_of
+from .arguments import (
+    Bar,
+    add_base_arguments,
+    add_measuring_arguments,
+    add_settings_arguments,
+    chosen_base,
+    drawing_of,
+    settings_of,
+)
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +62,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         template=arguments.prompt,
         alpha=arguments.alpha_channel,
     )
-    denoiser = open_base(arguments)
+    denoiser = chosen_base(arguments).open()
     root: Path = arguments.sequence
     known = (root / "manifest.json").exists()
     before = ConceptSequence.open(root) if known else ConceptSequence.create(root, denoiser.fingerprint)
@@ -87,7 +95,7 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def run_generate(arguments: argparse.Namespace) -> None:
     """Sample and write PNGs; an existing file is never overwritten."""
-    denoiser = open_base(arguments)
+    denoiser = chosen_base(arguments).open()
     tokens = _opened(denoiser, arguments.sequence, arguments.task)
     with torch.no_grad():
         prompt, empty = denoiser.encode_prompt(arguments.prompt, tokens), denoiser.encode_prompt("", {})
@@ -130,7 +138,7 @@ def run_score(arguments: argparse.Namespace) -> None:
     # Any token will do: only the images are wanted.
     squares_of = load_concept(arguments.images, token="image", class_noun="image")
     work = launched_work()
-    denoiser = work.shared(open_base(arguments))
+    denoiser = work.shared(chosen_base(arguments).open())
     tokens = _opened(denoiser, arguments.sequence, 0)
     taught = [task.prompt for task in ConceptSequence.open(arguments.sequence).tasks] if arguments.sequence else []
     candidates = candidate_prompts(taught, arguments.prompts)
@@ -158,25 +166,10 @@ def run_score(arguments: argparse.Namespace) -> None:
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """What a sequence remembers."""
     parser.add_argument("sequence", type=Path, help="folder of the sequence")
-    parser.add_argument("--count", type=int, default=8, help="images of each concept, 2 or more (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=0, help="side in pixels (default: the base's own)")
-    parser.add_argument("--sampler", default="ddim", help="of ComfyUI, with --checkpoint (default: %(default)s)")
-    parser.add_argument("--scheduler", default="normal", help="of ComfyUI, with --checkpoint (default: %(default)s)")
-    parser.add_argument(
-        "--dc-trials", type=int, default=8, help="draws of the diffusion classifier, 0 leaves it out (default: 8)"
-    )
+    add_measuring_arguments(parser)
     parser.add_argument(
         "--spectrum-draws", type=int, default=64, help="samples of the Fisher, 0 leaves it out (default: 64)"
     )
-    parser.add_argument(
-        "--open-clip",
-        default="",
-        help="compare by CLIP: a .safetensors file, or a tag in the local cache (default: EfficientNet-Lite0)",
-    )
-    parser.add_argument("--architecture", default="ViT-B-32", help="of --open-clip (default: %(default)s)")
     add_base_arguments(parser)
 
 
@@ -185,7 +178,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     line = ConceptSequence.open(arguments.sequence)
     clip = arguments.open_clip
     encoder: FeatureEncoder = OpenClip(clip, arguments.architecture) if clip else EfficientNetLite0()
-    open_view, artist = base_and_artist(arguments)
+    open_view, artist = chosen_base(arguments).with_artist(drawing_of(arguments))
     line.check_base(open_view().fingerprint)
     work = launched_work()
     with Bar(shown=work.first) as bar:
@@ -248,7 +241,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
     if out.exists():
         sys.exit(f"{out} exists already; nothing is overwritten. Choose another name.")
-    unet = open_base(arguments).unet
+    unet = chosen_base(arguments).open().unet
     lora = load_lora(arguments.lora, unet)
     tensors, layout_metadata = write_lora(lora, unet, arguments.to)
     metadata = {name: text for name, text in read_tensors(arguments.lora)[1].items() if name != METADATA_KEY}

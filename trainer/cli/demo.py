@@ -12,7 +12,8 @@ from torch import Tensor
 from ..apply import apply_sequence
 from ..bases.tiny.base import TinyBase
 from ..classifier import Classification, classify
-from ..concept import Concept, load_concept, prepare
+from ..concept import Concept, prepare
+from ..concept_set import load_member
 from ..denoiser import Conditioning
 from ..disk.sequence import ConceptSequence
 from ..images import mosaic
@@ -42,8 +43,7 @@ IMAGES, TRIALS, THUMBNAIL, GUIDANCE = 4, 8, 192, 2.0
 
 def load_sample(name: str, folder: Path = SAMPLES) -> Concept:
     """A bundled concept."""
-    nouns: dict[str, str] = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-    return load_concept(folder / name, token=f"my-{name}", class_noun=nouns[name], name=name)
+    return load_member(folder, name)
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:

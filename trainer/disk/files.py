@@ -48,7 +48,7 @@ def storing(path: Path) -> Iterator[None]:
         raise StorageError(f"`{path.name}` should be written to {where}.", f"{error.strerror or error}.", do) from error
 
 
-def write_bytes(path: Path, content: bytes, beside: Path | None = None) -> None:
+def write_bytes(path: Path, content: bytes | memoryview, beside: Path | None = None) -> None:
     """Write beside `path`, flush to the disk, then rename over it.
 
     Args:

@@ -10,17 +10,19 @@ import os
 import platform
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from ..errors import ContinualLoraError, StorageError
+from ..errors import BusyError, StorageError
 from .files import storing
 
 LOCK = "writing.lock"
 # Windows keeps others from reading what is locked, so that is one byte far behind the text.
 _FAR = 1 << 30
+TURN_PAUSE = 0.1
 # Two prompts in one process: on network drives the system's lock belongs to the process, not to the open file.
 _held: set[tuple[int, int]] = set()
 _guard = threading.Lock()
@@ -55,7 +57,7 @@ def writing(folder: Path, doing: str) -> Iterator[None]:
         doing: what for, as in "process 7 is teaching <fox>".
 
     Raises:
-        ContinualLoraError: another run writes it now; its place, process and start are named.
+        BusyError: another run writes it now; its place, process and start are named.
         StorageError: the folder cannot be written, or its drive cannot lock.
     """
     path = folder / LOCK
@@ -73,6 +75,32 @@ def writing(folder: Path, doing: str) -> Iterator[None]:
     finally:
         with _guard:
             _held.discard(key)
+
+
+@contextmanager
+def writing_in_turn(folder: Path, doing: str, patience: float) -> Iterator[None]:
+    """As `writing`, but wait for the other one.
+
+    Args:
+        folder: what is written.
+        doing: what for.
+        patience: the most seconds to wait.
+
+    Raises:
+        BusyError: the other one is still at it.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(writing(folder, doing))
+            except BusyError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                yield
+                return
+        time.sleep(TURN_PAUSE)
 
 
 @contextmanager
@@ -113,7 +141,7 @@ def _say(handle: int, text: str) -> None:
     os.write(handle, text.encode())
 
 
-def _busy(folder: Path) -> ContinualLoraError:
+def _busy(folder: Path) -> BusyError:
     came = "Another run is writing it now."
     try:
         holder = json.loads((folder / LOCK).read_text(encoding="utf-8"))
@@ -121,10 +149,10 @@ def _busy(folder: Path) -> ContinualLoraError:
         came = f"{process} is {holder['doing']} in it since {holder['since']}."
     except (OSError, ValueError, KeyError, TypeError):
         pass  # the other one has not written yet who it is
-    return ContinualLoraError(
+    return BusyError(
         f'"{folder.name}" should be written by one run at a time.',
         came,
-        "Wait until it is done or stop it, then run this again; or use another sequence.",
+        "Wait until it is done or stop it, then run this again; or use another sequence or folder.",
     )
 
 

@@ -41,6 +41,29 @@ class Artist:
     how: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How images are drawn to be measured.
+
+    Attributes:
+        count: images of each prompt, 2 or more.
+        seed: of the noise.
+        steps: of the sampler.
+        guidance: of the prompt against the empty one.
+        size: side in pixels; 0 is the base's own.
+        sampler: of ComfyUI, where a checkpoint draws.
+        scheduler: likewise.
+    """
+
+    count: int = 8
+    seed: int = 0
+    steps: int = 20
+    guidance: float = 3.0
+    size: int = 0
+    sampler: str = "ddim"
+    scheduler: str = "normal"
+
+
 def own_artist(
     open_base: Callable[[], Denoiser], count: int, seed: int, steps: int, guidance: float, size: int = 0
 ) -> Artist:
