@@ -15,7 +15,8 @@ from trainer.concept_set import files_of_concepts, load_concepts
 from trainer.errors import ContinualLoraError
 from trainer.evaluation.pictures import Drawing
 from trainer.settings import TrainSettings
-from trainer.sweep.runs import Measuring, Run, concept_inputs, runs_of
+from trainer.sweep.engines import Place
+from trainer.sweep.runs import Measuring, Run, concept_inputs, make, runs_of
 
 from .conftest import Processes
 
@@ -108,6 +109,14 @@ def test_a_long_name_of_many_bytes_is_still_a_file(two: Path, tmp_path: Path) ->
     (first,) = runs(two)
     long = replace(first, identity={**first.identity, "concepts": "ü" * 100})
     (tmp_path / f"{long.name}.norms.csv").touch()
+
+
+def test_a_machine_with_another_embedded_base_makes_no_run(two: Path, tmp_path: Path) -> None:
+    (run,) = runs(two)
+    other = replace(run, identity={**run.identity, "base": "0123456789ab"})
+    with pytest.raises(ContinualLoraError, match=f"base 0123456789ab`?. Its pack has {run.identity['base']}"):
+        make(Measuring(), ChosenBase(), 1, other, Place(concept_inputs([two]), tmp_path))
+    assert not (tmp_path / run.name).exists()
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

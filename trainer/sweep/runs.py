@@ -1,6 +1,7 @@
 """The runs of `python -m trainer sweep`: every sequence, recipe, adapter, strength and seed."""
 
 import json
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -140,11 +141,21 @@ def settings_text(settings: TrainSettings) -> str:
 
 
 def make(measuring: Measuring, base: ChosenBase, threads: int, run: Run, place: Place) -> Outcome:
-    """Teach and measure; the files come from `place`."""
+    """Teach and measure; the files come from `place`.
+
+    Raises:
+        ContinualLoraError: the machine's pack has other weights of the embedded base than the driver's.
+    """
     torch.set_num_threads(threads)
     concepts = load_concepts(place.inputs[run.concepts].root)
     if base.checkpoint is not None:
         base = replace(base, checkpoint=place.inputs["checkpoint"].root)
+    elif base.name != run.identity["base"]:
+        raise ContinualLoraError(
+            f"`{platform.node()}` should have the embedded base {run.identity['base']}.",
+            f"Its pack has {base.name}.",
+            "Put the same version of the pack on every machine.",
+        )
     open_base, artist = base.with_artist(measuring.drawing)
     with sequence_folder(place.work, run.name) as folder:
         taught = teach_all(folder, concepts, run.settings, open_base)
