@@ -28,13 +28,13 @@ BATCH, STEPS, ROUNDS = 48, 12, 3
 SETTINGS = TrainSettings(recipe="lora", steps=STEPS, batch_size=BATCH, rank=8, learning_rate=4e-3)
 
 
-def part() -> None:
+def part(folder: Path) -> None:
     """Train as one of the launched processes; the first prints the seconds of a step, and those and the bytes told."""
     torch.set_num_threads(1)
     work = launched_work()
     ends: list[tuple[float, float, int]] = []
-    with TemporaryDirectory() as folder, counted_messages() as messages:
-        line = ConceptSequence.create(Path(folder) / "line", TinyBase().fingerprint)
+    line = ConceptSequence.create(folder / "line", TinyBase().fingerprint)
+    with counted_messages() as messages:
 
         def on_step(_: StepRecord) -> None:
             ends.append((time.perf_counter(), messages.seconds, messages.bytes))
@@ -51,14 +51,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
-    if parser.parse_args().part:
-        part()
+    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)
+    if folder := parser.parse_args().part:
+        part(folder)
         return
     found: dict[int, list[dict[str, float]]] = {1: [], 2: []}
     for _ in range(ROUNDS):
         for processes, values in found.items():
-            values.append(on_processes(processes, "benchmarks.scale", "--part"))
+            with TemporaryDirectory() as line:
+                values.append(on_processes(processes, "benchmarks.scale", "--part", line))
             print(processes, values[-1], flush=True)
     one, two = (statistics.median(value["step"] for value in values) for values in found.values())
     share = statistics.median(value["messages"] / value["step"] for value in found[2])

@@ -2,13 +2,14 @@
 
 Every process draws the same images, times and noise from the same seed, makes its part of each pass of the network, and
 gets the predictions of all; so all have the same loss. Going back, each sends the loss through its own predictions
-only, and the gradients of the trained parameters, which are small, are added up: the sums of one process in another
-order.
+only, and at the end of the pass the gradients of the trained parameters, which are small, are added up in one message:
+the sums of one process in another order.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -40,6 +41,7 @@ class Processes:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
         self.first = self.rank == 0
         self.is_apart = False  # whether passes are made by this process alone for now
+        self._pending: dict[int, tuple[nn.Parameter, Tensor]] = {}  # of the pass that goes back now
 
     def shared(self, denoiser: Denoiser) -> Denoiser:
         """See `Work`."""
@@ -47,17 +49,26 @@ class Processes:
 
     def together(self, parameters: Iterable[nn.Parameter]) -> None:
         """See `Work`."""
-        for parameter in parameters:
+        for number, parameter in enumerate(parameters):
             if parameter.requires_grad:
-                parameter.register_hook(self._mean)
+                parameter.register_hook(partial(self._wait, number, parameter))
 
-    def _mean(self, gradient: Tensor) -> Tensor:
-        # Of a prediction each has its own part of the gradient, times the count; of a penalty each has all.
+    def _wait(self, number: int, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """Nothing for now, instead of the gradient, which comes when those of all processes are there."""
         if self.is_apart:
             return gradient
-        mean = gradient.contiguous().clone()
-        dist.all_reduce(mean)
-        return mean.div_(self.count)
+        if not self._pending:
+            torch.autograd.Variable._execution_engine.queue_callback(self._add_means)  # type: ignore[attr-defined]
+        self._pending[number] = parameter, gradient
+        return torch.zeros_like(gradient)
+
+    def _add_means(self) -> None:
+        # Of a prediction each has its own part of the gradient, times the count; of a penalty each has all.
+        waiting = [self._pending[number] for number in sorted(self._pending)]
+        self._pending = {}
+        sums = self.total({str(place): gradient for place, (_, gradient) in enumerate(waiting)})
+        for (parameter, _), total in zip(waiting, sums.values(), strict=True):
+            cast(Tensor, parameter.grad).add_(total, alpha=1 / self.count)
 
     def share(self, count: int) -> Iterator[int]:
         """See `Work`; in turn."""
@@ -96,6 +107,7 @@ class Processes:
 
     def gathered(self, rows: Tensor) -> Tensor:
         """Everybody's rows [M, ...], one behind the other, [count * M, ...]; going back, each gets its own."""
+        self._pending.clear()  # of a pass that was given up on its way back
         return cast(Tensor, _Gather.apply(rows.float().contiguous(), self))  # type: ignore[no-untyped-call]
 
 
