@@ -7,8 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from trainer.denoiser import Conditioning
@@ -20,7 +22,8 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 def launched(processes: int, *command: object) -> list[str]:
     """A command line that starts a script, or `-m` a module, in so many processes."""
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    # Also without a GPU, where it would start a single process else.
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     return [sys.executable, *(launcher if processes > 1 else []), *map(str, command)]
 
@@ -50,7 +53,7 @@ def test_any_number_of_processes_teaches_the_same(tmp_path: Path) -> None:
     script = Path(__file__).with_name("teach_together.py")
     for count, folder in folders.items():
         folder.mkdir()
-        run(*launched(count, script, folder))
+        assert sorted(run(*launched(count, script, folder)).split()) == [f"{rank}/{count}" for rank in range(count)]
     alone, *together = folders.values()
     files = sorted(path.relative_to(alone) for path in alone.rglob("tasks/*/**/*.safetensors"))
     assert len(files) == 2 * 3  # LoRA, word, Fisher and anchor of two tasks
@@ -58,10 +61,26 @@ def test_any_number_of_processes_teaches_the_same(tmp_path: Path) -> None:
         for file in files:
             expected, found = load_file(alone / file), load_file(folder / file)
             assert expected.keys() == found.keys()
-            for name, value in expected.items():
-                torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-5 * float(value.abs().max()))
+            for name, value in expected.items():  # AdamW makes of rounding near 0 a step as large as any
+                assert float((found[name] - value).norm()) <= 2e-3 * float(value.norm())
+        expected, found = (load_file(f / "gradients.safetensors") for f in (alone, folder))
+        assert all(float((found[n] - value).norm()) <= 5e-3 * float(value.norm()) for n, value in expected.items())
+        pictures = sorted(path.relative_to(alone) for path in alone.rglob("evaluation/**/*.png"))
+        assert len(pictures) == 3 * 2  # of the first concept after both tasks, and of the second
+        for picture in pictures:
+            expected, found = (np.asarray(Image.open(f / picture), np.int16) for f in (alone, folder))
+            assert abs(expected - found).max() <= 2
         errors = [torch.tensor(json.loads((f / "errors.json").read_text())) for f in (alone, folder)]
         torch.testing.assert_close(*errors, rtol=1e-4, atol=0)
+
+
+def test_one_that_fails_ends_all_and_says_why(tmp_path: Path) -> None:
+    command = launched(2, Path(__file__).with_name("fail_together.py"), tmp_path)
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode != 0
+    assert "OSError: the second one's disk broke" in done.stderr
+    reached = [int(load_file(state)["step"]) for state in tmp_path.glob("sequence/partial/*.safetensors")]
+    assert len(reached) == 1 and reached[0] < 10  # the first has not gone on alone, and what there was is kept
 
 
 def test_stopped_on_three_processes_and_gone_on_with_one(tmp_path: Path) -> None:
