@@ -1,20 +1,23 @@
 """Speed and memory on a host's model, as ratios: `python -m benchmarks.host_speed --comfyui DIR`.
 
-The model is Stable Diffusion 1.5's with random weights, 256 pixels, batch 1, in fp32 and in bf16. What is ours is timed
-in turn in one process, on views of one model, so that a slow moment of the machine meets all of it alike. The host's
-own trainer changes the model that it trains, so it has a process of its own, beside steps of ours. Writes
-results/host_speed.json, one object a number format.
+The model is Stable Diffusion 1.5's with random weights, 256 pixels, batch 1, in fp32 and in bf16. Steps are
+timed in turn in one process, and everything else in another, on views of one model, so that a slow moment of the
+machine meets all of it alike. The host's own trainer changes the model that it trains, so it has a process of its own,
+beside steps of ours. Writes results/host_speed.json, one object a number format.
 """
 
 import argparse
 import gc
 import json
 import statistics
-from collections.abc import Callable
-from functools import partial
-from itertools import chain
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
+
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.host_works import (
     DTYPES,
@@ -25,23 +28,27 @@ from benchmarks.host_works import (
     consolidation,
     fisher,
     forward,
+    penalty,
     scoring,
     separate_passes,
     training,
 )
-from benchmarks.measuring import in_own_process, peak, reset_peak, resident, seconds_of
+from benchmarks.measuring import finish, in_own_process, peak, reset_peak, resident, seconds_of
 from tests.comfy.checkpoint import build_checkpoint
 from trainer.settings import TrainSettings
 
 RESULT = Path(__file__).with_name("results") / "host_speed.json"
 CHECKPOINTS = Path("build/checkpoints").resolve()
-ROUNDS, CORE_STEPS = 5, 2
+ROUNDS, CORE_STEPS = 3, 6
 
-OURS: dict[str, Callable[[Host], Work]] = {
+STEPS: dict[str, Callable[[Host], Work]] = {
     "bare": bare,
     "step": training,
     "token_step": lambda host: training(host, token=True),
-    "ewc_step": lambda host: training(host, ewc=True),
+    "ewc_penalty": penalty,
+}
+PASSES: dict[str, Callable[[Host], Work]] = {
+    "step": training,
     "separate": separate_passes,
     "fisher": lambda host: fisher(host, low_memory=False),
     "fisher_low_memory": lambda host: fisher(host, low_memory=True),
@@ -53,18 +60,30 @@ OURS: dict[str, Callable[[Host], Work]] = {
 }
 
 
-def time_ours(host: Host) -> dict[str, float]:
-    """Median seconds of each kind, all in turn."""
-    works = {name: make(host) for name, make in OURS.items()}
+def time_steps(host: Host) -> dict[str, float]:
+    """Median seconds of each kind of step, three in a row, of which the first is not counted: as in a training."""
+    return _medians(host, STEPS, 2 * ROUNDS, 3)
+
+
+def time_passes(host: Host) -> dict[str, float]:
+    """Median seconds of everything else, and of a step beside it."""
+    return _medians(host, PASSES, ROUNDS, 1)
+
+
+def _medians(host: Host, kinds: Mapping[str, Callable[[Host], Work]], rounds: int, repeats: int) -> dict[str, float]:
+    """All in turn, in rounds of which the first is for warming up."""
+    works = {name: make(host) for name, make in kinds.items()}
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         for name, work in works.items():
-            seconds[name].append(seconds_of(work))
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+            taken = [seconds_of(work) for _ in range(repeats)]
+            if number:
+                seconds[name] += taken[1:] or taken
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def beside_core(host: Host) -> dict[str, float]:
-    """A few steps of ours, then of the host's own trainer: seconds of a step, and the peaks of memory.
+def beside_core(host: Host) -> dict[str, Any]:
+    """A few steps of ours, then of the host's own trainer: seconds of each, and the peaks of memory.
 
     Both at the same latents, batch, rank and number format; in the order in which neither finds what the other left.
     """
@@ -73,58 +92,83 @@ def beside_core(host: Host) -> dict[str, float]:
     step = training(host)
     attached = resident() - loaded
     reset_peak()
-    seconds = [seconds_of(step) for _ in range(CORE_STEPS + 1)][1:]
-    ours = {"step": statistics.median(seconds), "peak": peak()}
+    with seconds_between_steps() as ours:
+        for _ in range(CORE_STEPS + 1):
+            step()
+    found = {"loaded": loaded, "attached": attached, "steps": ours, "peak": peak()}
     del step
     gc.collect()
-    return {"loaded": loaded, "attached": attached, **ours, **core_trainer(host)}
+    reset_peak()
+    with seconds_between_steps() as theirs:
+        version = core_trainer(host, CORE_STEPS + 1)
+    return {"comfyui": version, **found, "core_steps": theirs, "core_peak": peak()}
 
 
-def core_trainer(host: Host) -> dict[str, float]:
-    """Seconds a step and peak of the host's own trainer, without the first step."""
+@contextmanager
+def seconds_between_steps() -> Iterator[list[float]]:
+    """From each step of an optimizer to the next, in whatever runs in the block."""
+    seconds: list[float] = []
+    times: list[float] = []
+
+    def stepped(*_: object) -> None:
+        finish()
+        times.append(time.perf_counter())
+        seconds.extend(now - before for before, now in pairwise(times[-2:]))
+
+    hook = register_optimizer_step_post_hook(stepped)
+    try:
+        yield seconds
+    finally:
+        hook.remove()
+
+
+def core_trainer(host: Host, steps: int) -> str:
+    """The host's own trainer; returns the host's version."""
     from comfy_extras.nodes_train import TrainLoraNode
+    from comfyui_version import __version__ as version
 
     tokens: Any = host.clip.tokenize("photo of a fox")  # type: ignore[attr-defined]
     positive = host.clip.encode_from_tokens_scheduled(tokens)  # type: ignore[attr-defined]
     dtype = host.settings.mixed_precision.replace("no", "fp32")
     wanted = {"batch_size": 1, "grad_accumulation_steps": 1, "learning_rate": 1e-6, "rank": RANK, "optimizer": "AdamW"}
     wanted |= {"loss_function": "MSE", "seed": 0, "training_dtype": dtype, "lora_dtype": dtype, "algorithm": "LoRA"}
-    wanted |= {"gradient_checkpointing": False, "existing_lora": "[None]"}
+    wanted |= {"gradient_checkpointing": False, "existing_lora": "[None]", "steps": steps}
     # Newer hosts have more settings.
     given = {"model", "latents", "positive"}
     known = {item.id: item.default for item in TrainLoraNode.define_schema().inputs if item.id not in given}
-    seconds = []
-    reset_peak()
-    for steps in (1, 1 + CORE_STEPS):
-        arguments = {name: [value] for name, value in (known | wanted | {"steps": steps}).items()}
-        # One at a time: it fails on a single batch of latents.
-        latents = [{"samples": latent[None]} for latent in host.latents]
-        seconds.append(seconds_of(partial(TrainLoraNode.execute, [host.model], latents, [positive], **arguments)))
-    return {"core_step": (seconds[1] - seconds[0]) / CORE_STEPS, "core_peak": peak()}
+    arguments = {name: [value] for name, value in (known | wanted).items()}
+    # One at a time: it fails on a single batch of latents.
+    latents = [{"samples": latent[None]} for latent in host.latents]
+    TrainLoraNode.execute([host.model], latents, [positive], **arguments)
+    return str(version)
 
 
-PARTS: dict[str, Callable[[Host], dict[str, float]]] = {"times": time_ours, "core": beside_core}
+PARTS: dict[str, Callable[[Host], dict[str, Any]]] = {
+    "steps": time_steps,
+    "passes": time_passes,
+    "core": beside_core,
+}
 
 
-def ratios(found: dict[str, dict[str, float]], settings: TrainSettings) -> dict[str, float]:
+def ratios(found: dict[str, dict[str, Any]], settings: TrainSettings) -> dict[str, float]:
     """What is reported.
 
     Args:
         found: part -> its figures.
         settings: the node's defaults, whose steps and Fisher draws make a task.
     """
-    t, core = found["times"], found["core"]
+    steps, t, core = found["steps"], found["passes"], found["core"]
     fisher_seconds = settings.fisher_draws * t["fisher_low_memory"]
     return {
-        "step_over_bare": t["step"] / t["bare"],
-        "token_step_over_bare": t["token_step"] / t["bare"],
-        "core_over_step": core["core_step"] / core["step"],
+        "step_over_bare": steps["step"] / steps["bare"],
+        "token_step_over_bare": steps["token_step"] / steps["bare"],
+        "core_over_step": statistics.median(core["core_steps"]) / statistics.median(core["steps"]),
         "peak_over_core": core["peak"] / core["core_peak"],
         "attach_over_base": core["attached"] / core["loaded"],
-        "ewc_overhead": t["ewc_step"] / t["step"] - 1,
+        "ewc_overhead": steps["ewc_penalty"] / steps["step"],
         "fisher_dc_over_separate": t["fisher"] / t["separate"],
         "fisher_dc_low_memory_over_separate": t["fisher_low_memory"] / t["separate"],
-        "fisher_share_of_task": fisher_seconds / (settings.steps * settings.batch_size * t["token_step"]),
+        "fisher_share_of_task": fisher_seconds / (settings.steps * settings.batch_size * steps["token_step"]),
         "dc_score_over_separate": t["scores"] / (8 * 4 * t["forward"]),
         "pruned_over_unpruned": t["scores_pruned"] / t["scores"],
         "dsc_l2_over_step": t["dsc_l2"] / t["step"],
@@ -144,6 +188,14 @@ def main() -> None:
         "--checkpoint", type=Path, help="a Stable Diffusion 1.5 checkpoint (default: random weights, made in build/)"
     )
     parser.add_argument("--dtypes", nargs="*", choices=DTYPES, default=list(DTYPES), help="(default: all)")
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        choices=PARTS,
+        default=list(PARTS),
+        help="measure these alone, and keep the rest of an earlier result; no ratio needs two of them but the share of "
+        "the Fisher (default: all)",
+    )
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
@@ -152,8 +204,8 @@ def main() -> None:
     checkpoint = args.checkpoint or build_checkpoint(args.comfyui.resolve(), "sd15_full", CHECKPOINTS)
     results = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     for dtype in args.dtypes:
-        found = {}
-        for part in PARTS:
+        found = results.get(dtype, {}).get("measured", {})
+        for part in args.parts:
             arguments = {"--part": part, "--dtypes": dtype, "--comfyui": args.comfyui, "--checkpoint": checkpoint}
             found[part] = in_own_process("benchmarks.host_speed", *chain.from_iterable(arguments.items()))
             print(dtype, part, found[part], flush=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -11,16 +12,18 @@ from torch import Tensor
 from trainer.adapters.lora import LoraAdapter
 from trainer.bases.comfyui.checkpoint import load_checkpoint
 from trainer.classifier import classify
+from trainer.concept import concept_from_batch
 from trainer.denoiser import Conditioning, Denoiser
 from trainer.loop import train_concept
 from trainer.losses.denoising import draw_batch
 from trainer.methods.dsc import DSC
 from trainer.methods.ewc import EWC
-from trainer.methods.method import Method
 from trainer.settings import TrainSettings
 from trainer.task import TrainedTask
 from trainer.training.buckets import Bucket
 from trainer.training.checkpointing import checkpoint_blocks
+from trainer.training.data import TrainingData
+from trainer.training.precision import unscaled
 from trainer.training.state import TrainState
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -78,7 +81,7 @@ class Host:
 
     def task(self) -> TrainedTask:
         """A second concept, trained."""
-        base = self.base()
+        base = unscaled(self.base(), self.settings.mixed_precision)
         adapter = self.adapter(base)
         prompt, base_prompt, earlier = self.prompts(base, 3)
         earlier_state = {name: 0.5 * value for name, value in adapter.state_dict().items()}
@@ -106,27 +109,36 @@ def bare(host: Host) -> Work:
     return step
 
 
-def training(host: Host, *, token: bool = False, ewc: bool = False, **changes: Any) -> Work:  # noqa: ANN401
+def training(host: Host, *, token: bool = False, **changes: Any) -> Work:  # noqa: ANN401
     """A step of the training loop, with changed settings."""
-    base, methods = host.base(), list[Method]()
+    base = host.base()
     adapter = host.adapter(base)
     rates = {"learning_rate": 1e-6, "token_learning_rate": 1e-6 if token else 0.0}
     settings = replace(host.settings, **(rates | changes))
     if settings.gradient_checkpointing:
         checkpoint_blocks(base.unet)
-    if ewc:
-        method = EWC(settings)
-        method.anchor = {name: value.detach().clone() for name, value in adapter.parameters.items()}
-        method.fisher = {name: torch.ones_like(value) for name, value in method.anchor.items()}
-        methods.append(method)
     state = TrainState(adapter, base.word_vectors("fox"), settings)
     frozen = host.prompts(base, 1)[0]
 
     def encode(_: Tensor, __: torch.Generator) -> Conditioning:
         return base.encode_prompt("photo of a <mine> fox", {"mine": {**state.token}}) if token else frozen
 
-    steps = train_concept(base, [Bucket(host.latents.to(base.device))], encode, state, methods, settings, "0/1")
+    steps = train_concept(base, [Bucket(host.latents.to(base.device))], encode, state, [], settings, "0/1")
     return lambda: next(steps)
+
+
+def penalty(host: Host) -> Work:
+    """What EWC adds to a step: its penalty, there and back."""
+    adapter, method = host.adapter(host.base()), EWC(host.settings)
+    method.anchor = {name: value.detach().clone() for name, value in adapter.parameters.items()}
+    method.fisher = {name: torch.ones_like(value) for name, value in method.anchor.items()}
+
+    def work() -> None:
+        added = method.penalty(adapter)
+        assert added is not None
+        added.backward()
+
+    return work
 
 
 def separate_passes(host: Host) -> Work:
@@ -137,9 +149,7 @@ def separate_passes(host: Host) -> Work:
     def work() -> None:
         batch = draw_batch(task.denoiser, task.latents, None, torch.tensor([0]), torch.Generator().manual_seed(0))
         for prompt in prompts:
-            with host.autocast():
-                error = batch.error(prompt).mean()
-            error.backward()
+            batch.error(prompt).mean().backward()
 
     return work
 
@@ -148,12 +158,7 @@ def fisher(host: Host, *, low_memory: bool) -> Work:
     """A draw of the Fisher with scores over three prompts."""
     task = host.task()
     draws = EWC(replace(host.settings, low_memory=low_memory), classifier=True).gradients(task, 10_000)
-
-    def draw() -> None:
-        with host.autocast():
-            next(draws)
-
-    return draw
+    return lambda: next(draws)
 
 
 def consolidation(host: Host, *, classifier: bool) -> Work:
@@ -161,6 +166,14 @@ def consolidation(host: Host, *, classifier: bool) -> Work:
     settings = replace(host.settings, consolidation=1.0, low_memory=False)
     steps = DSC(settings, classifier=classifier).consolidate(host.task())
     return lambda: next(steps)
+
+
+def latents(host: Host, *, cached: bool) -> Work:
+    """Make the latents of four images, or read them."""
+    base, folder = host.base(), TemporaryDirectory()
+    concept = concept_from_batch(torch.rand(4, 8 * SIDE, 8 * SIDE, 3), token="mine", class_noun="fox")
+    settings = replace(host.settings, cache_latents=cached, resolution=8 * SIDE)
+    return lambda: TrainingData(base, concept, settings, Path(folder.name), "0/1", lambda _: None)
 
 
 def scoring(host: Host, trials: int, *, pruned: bool) -> Work:

@@ -8,12 +8,13 @@ loaded base. Writes results/small_gpu.json: for each option both over those of t
 import argparse
 import json
 import statistics
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.host_speed import CHECKPOINTS
-from benchmarks.host_works import Host, fisher, training
+from benchmarks.host_works import Host, Work, fisher, latents, training
 from benchmarks.measuring import in_own_process, peak, reset_peak, resident, seconds_of
 from tests.comfy.checkpoint import build_checkpoint
 
@@ -26,38 +27,36 @@ class Case:
     """An option.
 
     Attributes:
-        settings: that it changes.
+        work: what is measured.
+        images: how many it takes at a time.
         weights: number format in which the base is held.
         against: the case that it is compared with.
-        fisher: whether a draw of the Fisher is measured and not a training step, with `low_memory` or without.
     """
 
-    settings: dict[str, Any] = field(default_factory=dict)
+    work: Callable[[Host], Work] = training
+    images: int = 1
     weights: str = "fp32"
     against: str = "plain"
-    fisher: bool | None = None
-
-    @property
-    def images(self) -> int:
-        """How many a step takes."""
-        return int(self.settings.get("batch_size", 1)) * int(self.settings.get("gradient_accumulation", 1))
 
 
-FREE = {"learning_rate": 1.0, "optimizer": "prodigy"}
+BATCH, DRAW, LATENTS = "batch_size 4", "Fisher draw of 3 prompts", "latents of 4 images"
 CASES = {
     "plain": Case(),
-    "gradient_checkpointing": Case({"gradient_checkpointing": True}),
-    "mixed_precision bf16": Case({"mixed_precision": "bf16"}),
-    "mixed_precision bf16, weights in bf16": Case({"mixed_precision": "bf16"}, "bf16"),
-    "batch_size 4": Case({"batch_size": 4}),
-    "batch_size 4, gradient_checkpointing": Case(
-        {"batch_size": 4, "gradient_checkpointing": True}, against="batch_size 4"
+    "gradient_checkpointing": Case(partial(training, gradient_checkpointing=True)),
+    "mixed_precision bf16": Case(partial(training, mixed_precision="bf16")),
+    "mixed_precision bf16, weights in bf16": Case(partial(training, mixed_precision="bf16"), weights="bf16"),
+    BATCH: Case(partial(training, batch_size=4), 4),
+    f"{BATCH}, gradient_checkpointing": Case(
+        partial(training, batch_size=4, gradient_checkpointing=True), 4, against=BATCH
     ),
-    "gradient_accumulation 4": Case({"gradient_accumulation": 4}, against="batch_size 4"),
-    "optimizer prodigy": Case(FREE),
-    "optimizer adamw_schedulefree": Case({"optimizer": "adamw_schedulefree"}),
-    "Fisher draw of 3 prompts, low_memory": Case(fisher=True),
-    "Fisher draw of 3 prompts": Case(fisher=False),
+    "gradient_accumulation 4": Case(partial(training, gradient_accumulation=4), 4, against=BATCH),
+    "optimizer prodigy": Case(partial(training, learning_rate=1.0, optimizer="prodigy")),
+    "optimizer adamw_schedulefree": Case(partial(training, optimizer="adamw_schedulefree")),
+    DRAW: Case(partial(fisher, low_memory=False)),
+    f"{DRAW}, low_memory": Case(partial(fisher, low_memory=True), against=DRAW),
+    f"{DRAW}, low_memory, against a step": Case(partial(fisher, low_memory=True)),
+    LATENTS: Case(partial(latents, cached=False), 4),
+    f"{LATENTS}, cache_latents": Case(partial(latents, cached=True), 4, against=LATENTS),
 }
 
 
@@ -65,7 +64,7 @@ def measured(host: Host, case: Case) -> dict[str, float]:
     """Median seconds for an image, and the bytes that the work adds at its peak to the loaded base."""
     host.base()  # the host has put the model where it computes
     loaded = resident()
-    work = training(host, **case.settings) if case.fisher is None else fisher(host, low_memory=case.fisher)
+    work = case.work(host)
     reset_peak()
     seconds = [seconds_of(work) for _ in range(STEPS + 1)]
     return {"seconds": statistics.median(seconds[1:]) / case.images, "bytes": peak() - loaded}

@@ -117,8 +117,7 @@ def classify(
             alive &= ranks < kept
         for trial, chosen, samples in _passes(range(begin, end), alive, prompts):
             done += len(samples)
-            t = timesteps[trial].expand(len(samples)).to(latents.device)
-            noise = noises[trial].to(latents).expand(len(samples), *latents.shape[1:])
+            t, noise = timesteps[trial].to(latents.device), noises[trial].to(latents)
             with torch.no_grad():
                 own = Conditioning.cat([prompts[i] for i in chosen.tolist()])
                 error = NoisedBatch(denoiser, latents[samples], t, noise).error(own)
@@ -147,17 +146,17 @@ def comparable_means(table: Tensor) -> Tensor:
     return reference.mean(0) + (table - reference).nanmean(0)
 
 
-def _passes(trials: range, alive: Tensor, prompts: Sequence[Conditioning]) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(trial, indices of prompts [P], indices of images [P]): the pairs still in question, several in a pass.
+def _passes(trials: range, alive: Tensor, prompts: Sequence[Conditioning]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Indices of trials, prompts and images, [P] each: what is still in question, several in a pass.
 
     On a CPU eight prompts of one image together take 0.4 of the time that they take one by one on the embedded base.
     Prompts in a pass are equally long.
     """
     size = max(AT_ONCE, alive.shape[1])
     lengths = torch.tensor([prompt.context.shape[1] for prompt in prompts])
-    for trial in trials:
-        for length in lengths.unique():
-            pairs = (alive & (lengths == length)[:, None]).nonzero()
-            for part in pairs.split(size):
-                if len(part):
-                    yield trial, part[:, 0], part[:, 1]
+    for length in lengths.unique():
+        pairs = alive & (lengths == length)[:, None]
+        own = pairs.expand(len(trials), *pairs.shape).nonzero()
+        for part in own.split(size):
+            trial, chosen, samples = part.unbind(1)
+            yield trials.start + trial, chosen, samples

@@ -106,7 +106,7 @@ class TrainSettings:
         advanced=True,
     )
     fisher_draws: int = setting(
-        200, "Random (image, time, noise) draws for the Fisher information.", minimum=1, maximum=100_000, advanced=True
+        50, "Random (image, time, noise) draws for the Fisher information.", minimum=1, maximum=100_000, advanced=True
     )
     fisher_decay: float = setting(
         1.0,

@@ -14,6 +14,7 @@ from .disk.sequence import ConceptSequence
 from .planning import task_seed
 from .prompts import base_prompt
 from .task import TrainedTask
+from .training.precision import unscaled
 from .work import ALONE, Work
 
 # A thousand prompts of SDXL would be 600 MB.
@@ -70,6 +71,7 @@ def trained_task(
         penalty: what the recipe adds to the loss.
         work: who does it.
     """
+    denoiser = unscaled(denoiser, task.settings["mixed_precision"])
 
     def prompt(text: str) -> Conditioning:
         with torch.no_grad():

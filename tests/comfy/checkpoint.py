@@ -193,7 +193,7 @@ def write(family: str, file: Path) -> None:
     save_file({name: value.contiguous() for name, value in weights.items()}, file)
 
 
-def load(comfy_path: Path, file: Path) -> tuple[Any, Any, Any]:
+def load(comfy_path: Path, file: Path, **model_options: Any) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE on the CPU; of Flux with its small T5 and prompts of 16 pieces instead of 256."""
     sys.path.insert(0, str(comfy_path))
     import comfy.cli_args
@@ -205,7 +205,7 @@ def load(comfy_path: Path, file: Path) -> tuple[Any, Any, Any]:
     comfy.model_management.in_training = True
     options = SMALL_T5 if "flux" in file.name else {}
     model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
-        str(file), embedding_directory=[str(file.parent)], te_model_options=options
+        str(file), embedding_directory=[str(file.parent)], te_model_options=options, model_options=model_options
     )
     if options:
         clip.tokenizer.t5xxl.min_length = 16

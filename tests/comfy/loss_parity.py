@@ -59,7 +59,25 @@ def compared(comfyui: Path, checkpoint: Path) -> dict[str, Any]:
         "target": float((ours.target - target).abs().max()),
         "errors": error.tolist(),
         "errors by hand": by_hand.tolist(),
+        **held_in_bf16(load(comfyui, checkpoint, dtype=torch.bfloat16), (x_0, t, noise)),
     }
+
+
+def held_in_bf16(models: tuple[Any, Any, Any], draw: tuple[Any, Any, Any]) -> dict[str, Any]:
+    """The errors of a model whose weights are in bf16, in a training pass in bf16 and outside; what its network got."""
+    import torch
+    from continual_lora.trainer.bases.comfyui.base import ComfyBase
+    from continual_lora.trainer.losses.denoising import NoisedBatch
+    from continual_lora.trainer.training.precision import unscaled
+
+    base, formats = ComfyBase(*models), []
+    base.unet.register_forward_pre_hook(lambda _, args: formats.append(str(args[0].dtype)))
+    found = {}
+    with torch.no_grad():
+        for name, choice in (("bf16", "bf16"), ("host's format", "no")):
+            denoiser = unscaled(base, choice)
+            found[f"errors in {name}"] = NoisedBatch(denoiser, *draw).error(denoiser.encode_prompt(PROMPT, {})).tolist()
+    return {**found, "formats": formats, "format of the host": str(models[0].model.manual_cast_dtype)}
 
 
 def host_sigma(host: Any, t: Any) -> Any:

@@ -115,7 +115,7 @@ def test_all_prompts_of_a_draw_share_timestep_and_noise(monkeypatch):
         task.denoiser, "predict", lambda x, t, c: (seen.append((x.clone(), t, c.context)), predict(x, t, c))[1]
     )
     ended(task, fisher_draws=2, temperature=1.0)
-    assert len(seen) == 10  # one draw of two images, five prompts, first without and then with a graph
+    assert len(seen) == 9  # one draw of two images, five prompts: all with a graph, and four without before that
     assert all(torch.equal(x, seen[0][0]) and torch.equal(t, seen[0][1]) for x, t, _ in seen)
     contexts = [context[0] for _, _, context in seen[:5]]
     assert torch.equal(contexts[0], task.prompt.context[0]) and torch.equal(contexts[1], task.base_prompt.context[0])

@@ -137,7 +137,7 @@ def test_inside_an_evaluation(count, first, tmp_path):
             bases.append(Stoppable(stop_forward=stop))
             return bases[-1]
 
-        return bases, lambda: dc_accuracy(opened, line, [1], trials=2)
+        return bases, lambda: dc_accuracy(opened, line, [1], trials=4)
 
     def spectra(stop=0):
         base = Stoppable(stop_backward=stop)

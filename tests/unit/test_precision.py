@@ -14,7 +14,7 @@ from trainer.loop import train_concept
 from trainer.methods.method import Method
 from trainer.teach import teach
 from trainer.training.buckets import Bucket
-from trainer.training.precision import FIRST_SCALE, autocast, check_precision
+from trainer.training.precision import FIRST_SCALE, autocast, check_precision, unscaled
 from trainer.training.state import TrainState
 
 LATENTS = torch.tensor([[0.5, -1.0], [1.5, 0.25], [-0.75, 2.0]]).view(3, 1, 1, 2)
@@ -136,6 +136,47 @@ def test_cancelled_and_resumed_to_the_bit(tmp_path, monkeypatch):
     (task,) = whole.tasks
     assert len(whole.log(task)["loss_scale"]) == len(whole.log(task)["loss"]) == 8
     assert task.values["skipped_steps"] == sum(value < FIRST_SCALE for value in set(whole.log(task)["loss_scale"]))
+
+
+@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
+def test_every_phase_computes_in_the_format_of_the_training(mixed_precision, tmp_path):
+    settings = toy_settings(recipe="lora_dsc_ewc_dc", steps=4, num_prompts=3, mixed_precision=mixed_precision)
+    since_last, seen = [], {}
+
+    def on_predict(_):
+        since_last.append(torch.is_autocast_enabled("cpu"))
+
+    def on_step(record):
+        assert not torch.is_autocast_enabled("cpu")
+        seen.setdefault(record.phase, set()).update(since_last)
+        since_last.clear()
+
+    sequence = ConceptSequence(tmp_path, ToyBase(UNET).fingerprint)
+    for name in ("fox", "cat"):
+        base = ToyBase(UNET, on_predict=on_predict)
+        sequence = teach(base, toy_concept(name), settings, sequence, on_step)
+    assert seen == {phase: {mixed_precision == "bf16"} for phase in ("train", "consolidate", "fisher")}
+    assert all(value.dtype == torch.float32 for value in sequence.method_state().values())
+
+
+def test_the_fisher_in_bf16_is_that_of_fp32_but_for_rounding(tmp_path):
+    fishers = []
+    for mixed_precision in ("no", "bf16"):
+        # It does not move from where it starts, so that both weigh the same parameters.
+        settings = toy_settings(recipe="lora_ewc", learning_rate=1e-9, fisher_draws=64, mixed_precision=mixed_precision)
+        base = ToyBase(UNET)
+        sequence = ConceptSequence(tmp_path / mixed_precision, base.fingerprint)
+        state = teach(base, toy_concept("fox"), settings, sequence).method_state()
+        fishers.append(torch.cat([value.flatten() for name, value in state.items() if ".fisher." in name]))
+    plain, rounded = fishers
+    assert not torch.equal(plain, rounded)
+    assert (plain - rounded).norm() < 0.02 * plain.norm()
+
+
+@pytest.mark.parametrize(("mixed_precision", "kept"), [("no", True), ("auto", True), ("fp16", True), ("bf16", False)])
+def test_passes_without_a_scaled_loss_are_never_in_fp16(mixed_precision, kept):
+    base = ToyBase(UNET)
+    assert (unscaled(base, mixed_precision) is base) == kept
 
 
 def test_the_scaler_goes_on_counting_where_it_was():

@@ -59,7 +59,8 @@ def passed(layers, autocast=False):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "autocast"), [(torch.float16, False), (torch.bfloat16, False), (torch.float16, True)]
+    ("dtype", "autocast"),
+    [(torch.float16, False), (torch.bfloat16, False), (torch.float16, True), (torch.float32, True)],
 )
 def test_gradients_are_those_of_autograd_to_the_bit_and_no_weight_is_kept(dtype, autocast):
     plain, changed = network(dtype), network(dtype)
@@ -95,6 +96,26 @@ def test_no_product_is_computed_a_second_time(autocast):
     # One of the convolutions pads in words, which is left to autograd: it is computed again.
     assert changed.counts == plain.counts + Counter(convolution=1)
     assert plain.counts == {"addmm": 2, "mm": 2, "convolution": 2, "convolution_backward": 2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_under_autocast_a_weight_is_cast_once_a_pass_and_not_to_fp32(dtype):
+    class Casts(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.formats = []
+
+        def __torch_dispatch__(self, function, _, args=(), kwargs=None):
+            made = function(*args, **kwargs or {})
+            if function.overloadpacket.__name__ == "_to_copy" and made.shape == (7, 5) and not made.is_meta:
+                self.formats.append(made.dtype)
+            return made
+
+    layers = network(dtype)
+    make_weights_twice(layers, is_cast)
+    with Casts() as casts:
+        passed(layers, autocast=True)
+    assert casts.formats == [torch.bfloat16] * (0 if dtype == torch.bfloat16 else 2)  # there, and on the way back
 
 
 def test_a_layer_that_multiplies_in_its_own_way_keeps_its_gradient():

@@ -107,5 +107,8 @@ def make_weights_twice(view: nn.Module, made: Callable[[nn.Module, Tensor], bool
 def _forward(layer: Callable[[], Any], made: Callable[[nn.Module, Tensor], bool], x: Tensor) -> Tensor:
     own = layer()
     call = partial(type(own).forward, own)
+    if torch.is_autocast_enabled(x.device.type):
+        # Else the weight is made in the format of the input, and then cast and kept by autocast.
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     output: Tensor = _MadeTwice.apply(x, call) if made(own, x) else call(x)  # type: ignore[no-untyped-call]
     return output

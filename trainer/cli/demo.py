@@ -36,6 +36,7 @@ TINY_SETTINGS = TrainSettings(
     token_learning_rate=4e-3,
     schedule="cosine",
     penalty_weight=30.0,
+    fisher_draws=200,
     low_memory=False,
 )
 IMAGES, TRIALS, THUMBNAIL, GUIDANCE = 4, 8, 192, 2.0

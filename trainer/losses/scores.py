@@ -125,8 +125,9 @@ def backward_through_errors(
         batch: B noised samples.
         prompts: K prompts.
         weights: errors [K, B] -> d loss / d e, [K, B], without a graph.
-        low_memory: first all errors without a graph, then one prompt at a time; else all prompts in one pass. The
-            gradients are equal up to rounding; the first needs the memory of one prompt and a forward pass more.
+        low_memory: first all errors, without a graph but for the last prompt's, then one prompt at a time; else all
+            prompts in one pass. The gradients are equal up to rounding; the first has one graph in memory at a time,
+            and needs K - 1 forward passes more.
         matches: predictions to be matched; the mean over the batch of each one's distance is added to the loss.
 
     Returns:
@@ -145,12 +146,15 @@ def backward_through_errors(
         torch.stack([weighted, *(d.mean() for d in distances)]).sum().backward()
         return errors.detach(), [d.detach() for d in distances]
     with torch.no_grad():
-        known = torch.stack([batch.error(prompt) for prompt in prompts])
-    matched: list[Tensor] = []
-    for index, (prompt, weight) in enumerate(zip(prompts, weights(known), strict=True)):
-        prediction = batch.predict([prompt])
+        before = [batch.error(prompt) for prompt in prompts[:-1]]
+    prediction = batch.predict(prompts[-1:])
+    known = torch.stack([*before, batch.errors_of(prediction)[0].detach()])
+    factors, matched = weights(known), list[Tensor]()
+    for index in reversed(range(len(prompts))):  # the last one's graph is there already
+        if index < len(before):
+            prediction = batch.predict([prompts[index]])
         distances = distances_of(prediction, index)
-        weighted = (batch.errors_of(prediction)[0] * weight).sum()
+        weighted = (batch.errors_of(prediction)[0] * factors[index]).sum()
         torch.stack([weighted, *(d.mean() for d in distances)]).sum().backward()
-        matched += [d.detach() for d in distances]
+        matched = [*(d.detach() for d in distances), *matched]
     return known, matched

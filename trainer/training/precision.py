@@ -1,7 +1,12 @@
 """The number format of the training passes."""
 
-import torch
+from collections.abc import Mapping
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..denoiser import Conditioning, Denoiser, TokenVectors
 from ..errors import ContinualLoraError
 
 FIRST_SCALE = 65536.0
@@ -18,6 +23,35 @@ def autocast(mixed_precision: str, device: torch.device) -> torch.autocast:
     fp16 = mixed_precision == "fp16"
     enabled = fp16 or uses_bf16(mixed_precision, device)
     return torch.autocast(device.type, torch.float16 if fp16 else torch.bfloat16, enabled=enabled)
+
+
+class InBf16:
+    """A denoiser whose passes run in bf16; everything else is the denoiser's own."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._denoiser, name)
+
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """See `Denoiser`."""
+        with autocast("bf16", self._denoiser.device):
+            return self._denoiser.predict(x_t, t, conditioning)
+
+    def encode_prompt(self, prompt: str, tokens: Mapping[str, TokenVectors]) -> Conditioning:
+        """See `Denoiser`."""
+        with autocast("bf16", self._denoiser.device):
+            return self._denoiser.encode_prompt(prompt, tokens)
+
+
+def unscaled(denoiser: Denoiser, mixed_precision: str) -> Denoiser:
+    """The denoiser for passes whose loss is not scaled, as in the Fisher and the consolidation.
+
+    They run in bf16 where the training does. With fp16, whose small gradients would vanish, they stay in the format
+    that the denoiser has by itself.
+    """
+    return InBf16(denoiser) if uses_bf16(mixed_precision, denoiser.device) else denoiser
 
 
 def loss_scaler(mixed_precision: str, device: torch.device) -> torch.amp.GradScaler:

@@ -184,8 +184,14 @@ class ComfyBase:
         return signal[t], spread[t]
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The raw output of the network, computed in the number format that the host chose for it."""
+        """The raw output of the network, computed in the number format that the host chose for it.
+
+        Where autocast would cast the weights back to what they are held in, they are not cast at all.
+        """
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
+        if torch.is_autocast_enabled(self.device.type):
+            wanted = torch.get_autocast_dtype(self.device.type)
+            dtype = wanted if wanted == self._model.get_dtype() else dtype
         prediction: Tensor = self.unet(
             x_t.to(dtype),
             self._timesteps[t],
