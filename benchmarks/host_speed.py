@@ -3,7 +3,8 @@
 The model is Stable Diffusion 1.5's with random weights, 256 pixels, batch 1, in fp32 and in bf16. Steps are
 timed in turn in one process, and everything else in another, on views of one model, so that a slow moment of the
 machine meets all of it alike. The host's own trainer changes the model that it trains, so it has a process of its own,
-beside steps of ours. Writes results/host_speed.json, one object a number format.
+beside steps of ours. Writes results/host_speed.json, one object a number
+format; on a GPU results/host_speed_cuda.json.
 """
 
 import argparse
@@ -33,11 +34,20 @@ from benchmarks.host_works import (
     separate_passes,
     training,
 )
-from benchmarks.measuring import finish, in_own_process, peak, reset_peak, resident, seconds_of
+from benchmarks.measuring import (
+    device_name,
+    finish,
+    in_own_process,
+    peak,
+    reset_peak,
+    resident,
+    result_file,
+    seconds_of,
+)
 from tests.comfy.checkpoint import build_checkpoint
 from trainer.settings import TrainSettings
 
-RESULT = Path(__file__).with_name("results") / "host_speed.json"
+RESULT = result_file("host_speed")
 CHECKPOINTS = Path("build/checkpoints").resolve()
 ROUNDS, CORE_STEPS = 3, 6
 
@@ -101,7 +111,7 @@ def beside_core(host: Host) -> dict[str, Any]:
     reset_peak()
     with seconds_between_steps() as theirs:
         version = core_trainer(host, CORE_STEPS + 1)
-    return {"comfyui": version, **found, "core_steps": theirs, "core_peak": peak()}
+    return {"comfyui": version, "device": device_name(), **found, "core_steps": theirs, "core_peak": peak()}
 
 
 @contextmanager

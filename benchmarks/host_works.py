@@ -61,9 +61,9 @@ class Host:
 
         return ComfyBase(self.model, self.clip, self.vae)
 
-    def adapter(self, base: Denoiser) -> LoraAdapter:
+    def adapter(self, base: Denoiser, rank: int = RANK) -> LoraAdapter:
         """A LoRA that is not zero."""
-        adapter = LoraAdapter(base.unet, RANK, RANK, torch.Generator().manual_seed(0))
+        adapter = LoraAdapter(base.unet, rank, rank, torch.Generator().manual_seed(0))
         rng = torch.Generator().manual_seed(1)
         for parameter in adapter.parameters.values():
             parameter.data = (0.01 * torch.randn(parameter.shape, generator=rng)).to(parameter.device)
@@ -112,9 +112,9 @@ def bare(host: Host) -> Work:
 def training(host: Host, *, token: bool = False, **changes: Any) -> Work:  # noqa: ANN401
     """A step of the training loop, with changed settings."""
     base = host.base()
-    adapter = host.adapter(base)
     rates = {"learning_rate": 1e-6, "token_learning_rate": 1e-6 if token else 0.0}
     settings = replace(host.settings, **(rates | changes))
+    adapter = host.adapter(base, settings.rank)
     if settings.gradient_checkpointing:
         checkpoint_blocks(base.unet)
     state = TrainState(adapter, base.word_vectors("fox"), settings)

@@ -16,6 +16,16 @@ from torch import Tensor
 from torch import distributed as dist
 
 
+def result_file(name: str) -> Path:
+    """Where a benchmark of the device that computes keeps its result."""
+    return Path(__file__).with_name("results") / f"{name}{'_cuda' if torch.cuda.is_available() else ''}.json"
+
+
+def device_name() -> str:
+    """Of the device that computes."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
 def in_own_process(module: str, *arguments: object) -> Any:  # noqa: ANN401
     """What a module that is run says in its last line, in JSON."""
     return _said([sys.executable, "-m", module, *map(str, arguments)])

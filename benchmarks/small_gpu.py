@@ -2,7 +2,8 @@
 
 On Stable Diffusion 1.5 with random weights at 256 pixels, like `host_speed`; every option has a process of its own,
 since a peak of memory lasts. Seconds are for one image, the median of some steps. Memory is what a training adds to the
-loaded base. Writes results/small_gpu.json: for each option both over those of the training that it is compared with.
+loaded base. Writes results/small_gpu.json, on a GPU results/small_gpu_cuda.json: for each option both over those of the
+training that it is compared with.
 """
 
 import argparse
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from benchmarks.host_speed import CHECKPOINTS
 from benchmarks.host_works import Host, Work, fisher, latents, training
-from benchmarks.measuring import in_own_process, peak, reset_peak, resident, seconds_of
+from benchmarks.measuring import in_own_process, peak, reset_peak, resident, result_file, seconds_of
 from tests.comfy.checkpoint import build_checkpoint
 
-RESULT = Path(__file__).with_name("results") / "small_gpu.json"
+RESULT = result_file("small_gpu")
 STEPS = 5
 
 
@@ -40,6 +43,7 @@ class Case:
 
 
 BATCH, DRAW, LATENTS = "batch_size 4", "Fisher draw of 3 prompts", "latents of 4 images"
+RANK_128 = "rank 128"  # below about 8 no factor has the 4,096 numbers from which 8 bits are taken
 CASES = {
     "plain": Case(),
     "gradient_checkpointing": Case(partial(training, gradient_checkpointing=True)),
@@ -58,6 +62,12 @@ CASES = {
     LATENTS: Case(partial(latents, cached=False), 4),
     f"{LATENTS}, cache_latents": Case(partial(latents, cached=True), 4, against=LATENTS),
 }
+ON_CUDA = {
+    "mixed_precision fp16": Case(partial(training, mixed_precision="fp16")),
+    RANK_128: Case(partial(training, rank=128)),
+    f"{RANK_128}, optimizer adamw8bit": Case(partial(training, rank=128, optimizer="adamw8bit"), against=RANK_128),
+}
+CASES |= ON_CUDA if torch.cuda.is_available() else {}
 
 
 def measured(host: Host, case: Case) -> dict[str, float]:

@@ -162,7 +162,8 @@ class Server:
         return self.log_file.read_text(encoding="utf-8", errors="replace")
 
     def __enter__(self) -> "Server":
-        options = ["--cpu", "--disable-api-nodes", "--disable-auto-launch", "--port", str(self.port)]
+        device = os.environ.get("COMFYUI_OPTIONS", "--cpu").split()  # on a GPU: "", or how it is to use its memory
+        options = [*device, "--disable-api-nodes", "--disable-auto-launch", "--port", str(self.port)]
         options += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
         environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | os.environ
         with self.log_file.open("wb") as log:

@@ -6,7 +6,7 @@ The core sees only this; everything about one kind of base (the embedded one, a 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -122,3 +122,13 @@ def encode_one_by_one(denoiser: Denoiser, images: Iterable[Tensor]) -> Tensor:
     """
     with torch.no_grad():
         return torch.cat([denoiser.encode_images(image[None].to(denoiser.device)) for image in images]).float()
+
+
+class Wrapped:
+    """A denoiser around another one; what a subclass does not define is the other one's."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._denoiser, name)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from .denoiser import Conditioning, Denoiser
+from .denoiser import Conditioning, Denoiser, Wrapped
 from .errors import ContinualLoraError
 from .work import Alone, Work
 
@@ -111,14 +111,12 @@ class Processes:
         return cast(Tensor, _Gather.apply(rows.float().contiguous(), self))  # type: ignore[no-untyped-call]
 
 
-class SharedDenoiser:
-    """A denoiser of whose passes each process makes its part; everything else is the denoiser's own."""
+class SharedDenoiser(Wrapped):
+    """A denoiser of whose passes each process makes its part."""
 
     def __init__(self, denoiser: Denoiser, processes: Processes) -> None:
-        self._denoiser, self._processes = denoiser, processes
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(self._denoiser, name)
+        super().__init__(denoiser)
+        self._processes = processes
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser`."""

@@ -133,28 +133,25 @@ def backward_through_errors(
     Returns:
         The errors, [K, B], and the distance of each match, [B], without a graph.
     """
-
-    def distances_of(predictions: Tensor, first: int) -> list[Tensor]:
-        count = len(predictions)
-        own = [match for match in matches if first <= match.prompt < first + count]
-        return [batch.distance(predictions[match.prompt - first], match.target) for match in own]
-
-    if not low_memory or len(prompts) == 1:
-        predictions = batch.predict(prompts)
-        errors, distances = batch.errors_of(predictions), distances_of(predictions, 0)
-        weighted = (errors * weights(errors.detach())).sum()
-        torch.stack([weighted, *(d.mean() for d in distances)]).sum().backward()
-        return errors.detach(), [d.detach() for d in distances]
+    kept = prompts[-1:] if low_memory else prompts
     with torch.no_grad():
-        before = [batch.error(prompt) for prompt in prompts[:-1]]
-    prediction = batch.predict(prompts[-1:])
-    known = torch.stack([*before, batch.errors_of(prediction)[0].detach()])
-    factors, matched = weights(known), list[Tensor]()
-    for index in reversed(range(len(prompts))):  # the last one's graph is there already
-        if index < len(before):
-            prediction = batch.predict([prompts[index]])
-        distances = distances_of(prediction, index)
-        weighted = (batch.errors_of(prediction)[0] * factors[index]).sum()
-        torch.stack([weighted, *(d.mean() for d in distances)]).sum().backward()
-        matched = [*(d.detach() for d in distances), *matched]
-    return known, matched
+        before = [batch.error(prompt) for prompt in prompts[: -len(kept)]]
+    predictions = batch.predict(kept)
+    errors = batch.errors_of(predictions)
+    known = torch.stack([*before, *errors.detach()])
+    factors = weights(known)
+
+    def go_back(first: int, predictions: Tensor, errors: Tensor) -> list[Tensor]:
+        """From some of the prompts, of which `first` is the first; returns the distances of their matches."""
+        part = range(first, first + len(errors))
+        own = [match for match in matches if match.prompt in part]
+        distances = [batch.distance(predictions[match.prompt - first], match.target) for match in own]
+        weighted = (errors * factors[part.start : part.stop]).sum()
+        torch.stack([weighted, *(distance.mean() for distance in distances)]).sum().backward()
+        return [distance.detach() for distance in distances]
+
+    distances = go_back(len(before), predictions, errors)
+    for index in reversed(range(len(before))):
+        predictions = batch.predict([prompts[index]])
+        distances = go_back(index, predictions, batch.errors_of(predictions)) + distances
+    return known, distances

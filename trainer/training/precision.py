@@ -1,12 +1,11 @@
 """The number format of the training passes."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..denoiser import Conditioning, Denoiser, TokenVectors
+from ..denoiser import Conditioning, Denoiser, TokenVectors, Wrapped
 from ..errors import ContinualLoraError
 
 FIRST_SCALE = 65536.0
@@ -25,14 +24,8 @@ def autocast(mixed_precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.float16 if fp16 else torch.bfloat16, enabled=enabled)
 
 
-class InBf16:
-    """A denoiser whose passes run in bf16; everything else is the denoiser's own."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        self._denoiser = denoiser
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(self._denoiser, name)
+class InBf16(Wrapped):
+    """A denoiser whose passes run in bf16."""
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser`."""

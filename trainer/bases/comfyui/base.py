@@ -18,7 +18,7 @@ from ...adapters.layers import (
 from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
 from ..fingerprint import autoencoder_fingerprint
-from .memory import load, load_for_training
+from .memory import load, needed_for_scores, needed_for_training, room
 from .private import private_view
 from .tokens import text_encoders, with_tokens
 from .weights import model_weights_fingerprint
@@ -109,24 +109,29 @@ class ComfyBase:
         self._patcher, self._model, self._clip, self._vae = model, model.model, clip, vae
         self.device = torch.device(model.load_device)
         self.family = _family(self._model)
-        self._take_views()
+        channels, side = self._model.latent_format.latent_channels, self.family.resolution // SCALE
+        self._take_views(needed_for_scores(model, channels, side))
         self.parameterization: Parameterization = PARAMETERIZATIONS[self._model.model_type]
         self.architecture, self.resolution = self.family.architecture, self.family.resolution
         self._scales, self._timesteps = self._schedule()
 
-    def _take_views(self) -> None:
-        unet = self._model.diffusion_model
-        adapted = joint_attention_layers(unet) or cross_attention_layers(unet)
-        self.unet = split_joint_attention(private_view(unet, self.device, set(adapted)))
-        self._text = private_view(self._clip.cond_stage_model, torch.device(self._clip.patcher.load_device))
+    def _take_views(self, needed: float) -> None:
+        """Of the U-Net and the text encoders, beside which `needed` bytes are left."""
+        unet, text = self._model.diffusion_model, self._clip.patcher
+        adapted = set(joint_attention_layers(unet) or cross_attention_layers(unet))
+        self.unet = split_joint_attention(private_view(unet, self.device, adapted, room(self._patcher, needed)))
+        device = torch.device(text.load_device)
+        self._text = private_view(self._clip.cond_stage_model, device, room=room(text, needed))
         _keep_inputs_of_norms(self._text)
         if self.family.in_place:
             _keep_inputs_of_norms(self.unet)
 
     def make_room(self, shape: Sequence[int], checkpointed: bool) -> None:
         """The models are loaded again, as the host sees fit beside a training of this size, and seen anew."""
-        load_for_training([self._patcher, self._clip.patcher], self._patcher, shape, checkpointed)
-        self._take_views()
+        needed = needed_for_training(self._patcher, shape, checkpointed)
+        del self.unet, self._text  # their room is needed as well
+        load([self._patcher, self._clip.patcher], needed)
+        self._take_views(needed)
 
     def _schedule(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The host's own, shift included: signal and spread, and what the network is told of the time, [1000] each."""

@@ -11,6 +11,7 @@ from comfy import model_management
 # host's estimate of a pass for SD1.5 and 18.7 times for SDXL. Where every block is checkpointed its inputs are kept,
 # 1.0 times, and what one block keeps inside comes on top.
 KEPT, KEPT_CHECKPOINTED = 20, 5
+SCORED = 8  # samples of a pass that keeps nothing
 
 
 def load(patchers: list[Any], memory_required: float = 0) -> None:
@@ -26,17 +27,43 @@ def load(patchers: list[Any], memory_required: float = 0) -> None:
         model_management.load_models_gpu(patchers, memory_required=memory_required)
 
 
-def load_for_training(patchers: list[Any], model: Any, shape: Sequence[int], checkpointed: bool) -> None:
-    """Have models loaded, with room beside them for what a training pass keeps; the host moves out what it must.
+def needed_for_scores(model: Any, channels: int, side: int) -> float:
+    """Bytes that a pass without gradients takes beside the model, by the host's estimate.
 
     Args:
-        patchers: of the models that are needed.
-        model: MODEL, one of them.
+        model: MODEL.
+        channels: of its latents.
+        side: of its latents.
+    """
+    return float(model.model.memory_required([SCORED, channels, side, side]))
+
+
+def needed_for_training(model: Any, shape: Sequence[int], checkpointed: bool) -> float:
+    """Bytes that a training pass keeps beside the model.
+
+    Args:
+        model: MODEL.
         shape: of the largest x_t of a training pass, [B, C, h, w].
         checkpointed: whether each block keeps its inputs alone.
     """
-    factor = KEPT_CHECKPOINTED if checkpointed else KEPT
-    load(patchers, factor * model.memory_required(list(shape)))
+    return float((KEPT_CHECKPOINTED if checkpointed else KEPT) * model.model.memory_required(list(shape)))
+
+
+def room(patcher: Any, needed: float) -> float:
+    """Bytes of a model's weights that we may bring to its device ourselves.
+
+    With dynamic VRAM the host brings each layer when it is called, and takes it away whenever it likes; a training
+    calls all of them in every step, so what fits is brought once. Without it the host has already brought what fits,
+    and there is none.
+
+    Args:
+        patcher: of a loaded model.
+        needed: bytes to leave.
+    """
+    if not getattr(patcher, "is_dynamic", bool)():
+        return 0.0
+    free = patcher.get_free_memory(patcher.load_device)
+    return float(free - needed - model_management.minimum_inference_memory())
 
 
 @contextmanager

@@ -5,6 +5,7 @@ and put a LoRA on them lazily, by functions that hang on the layers. All of it g
 every layer is still the host's and makes its weight by the host's means.
 """
 
+import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -17,31 +18,55 @@ from ..view import shared_view
 FUNCTIONS = ("weight_function", "bias_function")
 LAZY_PATCHES = ("weight_lowvram_function", "bias_lowvram_function")
 # Where dynamic VRAM keeps a layer's copy on the GPU; it may take that away at any time, so the view does without.
-DYNAMIC = ("_v", "_v_signature", "_v_weight", "_v_bias", "_pin", "_pin_state", "_pin_registered", "_prefetch")
+DYNAMIC = (
+    *("_v", "_v_signature", "_v_weight", "_v_bias", "_prefetch"),
+    *("_pin", "_pin_state", "_pin_registered", "_pin_balancer_entry"),
+    *("dynamic_vbars", "dynamic_pins"),  # of all layers, on the text encoders as a whole
+)
 
 
-def private_view(module: nn.Module, device: torch.device, adapted: Collection[str] = ()) -> nn.Module:
+def private_view(
+    module: nn.Module, device: torch.device, adapted: Collection[str] = (), room: float = 0.0
+) -> nn.Module:
     """See the module.
 
     Args:
         module: loaded by the host; not changed.
         device: where it computes.
         adapted: the layers that will carry an adapter, which lies where their weights do.
+        room: bytes of weights that the view may bring to the device for itself; see `memory.room`.
     """
     view = shared_view(module, _shared(module))
+    optional = []
     for name, layer in view.named_modules():
         _leave_dynamic_vram(layer)
         # Norms are too small to be left on the CPU.
         if name in adapted or not isinstance(layer, (*AFFINE, nn.Embedding)):
-            _bring(layer, device)
+            room -= _bring(layer, device)
+        else:
+            optional.append(layer)
+    for layer in optional:
+        room -= _bring(layer, device, room)
     make_weights_twice(view, _weight_is_made)
     return view
 
 
-def _bring(layer: nn.Module, device: torch.device) -> None:
-    for name, tensor in layer.named_parameters(recurse=False):
-        if tensor.device != device:
-            layer.register_parameter(name, nn.Parameter(tensor.to(device), requires_grad=False))
+def _bring(layer: nn.Module, device: torch.device, room: float = math.inf) -> int:
+    """A layer's weights, as the host would hold them there, if there is room; returns the bytes they took."""
+    away = {name: tensor for name, tensor in layer.named_parameters(recurse=False) if tensor.device != device}
+    dtypes = {name: _model_dtype(layer, name, tensor) for name, tensor in away.items()}
+    size = sum(tensor.numel() * dtypes[name].itemsize for name, tensor in away.items())
+    if size > room:
+        return 0
+    for name, tensor in away.items():
+        layer.register_parameter(name, nn.Parameter(tensor.to(device, dtypes[name]), requires_grad=False))
+    return size
+
+
+def _model_dtype(layer: nn.Module, name: str, tensor: Tensor) -> torch.dtype:
+    """With dynamic VRAM the host leaves weights as the file has them, and casts them when it brings them."""
+    own: torch.dtype | None = getattr(layer, f"{name}_comfy_model_dtype", None)
+    return own if own is not None and type(tensor) is nn.Parameter else tensor.dtype
 
 
 def _weight_is_made(layer: nn.Module, x: Tensor) -> bool:

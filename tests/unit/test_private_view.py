@@ -1,0 +1,94 @@
+"""A view of a model that the host brings to its device layer by layer (dynamic VRAM): what it leaves, what it brings.
+
+The other device is torch's "meta", which has shapes and number formats, but no numbers.
+"""
+
+import ctypes
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.bases.comfyui.private import DYNAMIC, private_view
+
+CPU, OTHER = torch.device("cpu"), torch.device("meta")
+BYTES, NORM = 4 * 4 * 4, 2 * 4 * 4  # of the weight of a layer, and of the norm
+
+
+class Model(nn.Module):
+    """Three linear layers of which the host keeps a copy on the device, and a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.adapted = (nn.Linear(4, 4, bias=False) for _ in range(3))
+        self.norm = nn.LayerNorm(4)
+        for layer in (self, self.first, self.second, self.adapted):
+            for name in DYNAMIC:
+                setattr(layer, name, ctypes.pointer(ctypes.c_int(1)))  # cannot be copied, as the host's own cannot
+
+    def forward(self, x):
+        return self.norm(self.adapted(self.second(self.first(x))))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Model().requires_grad_(False)
+
+
+def devices(view):
+    return {name: parameter.device.type for name, parameter in view.named_parameters()}
+
+
+def test_the_hosts_copies_are_left_to_it(model):
+    view = private_view(model, CPU)
+    x = torch.randn(2, 4)
+    assert view(x).equal(model(x))
+    for own, theirs in zip(view.modules(), model.modules(), strict=True):
+        assert not vars(own).keys() & set(DYNAMIC)
+        assert isinstance(theirs, nn.LayerNorm) or set(DYNAMIC) <= vars(theirs).keys()
+
+
+def test_a_lora_that_the_host_puts_on_a_copy_is_put_on_in_the_call(model):
+    model.second.weight_lowvram_function, model.second.weight_function = (lambda weight: 2 * weight), []
+    calls = []
+    forward = nn.Linear.forward
+
+    def made(layer, x):  # as the host's layers do
+        calls.append(layer)
+        weight = layer.weight
+        for function in getattr(layer, "weight_function", []):
+            weight = function(weight)
+        return nn.functional.linear(x, weight)
+
+    nn.Linear.forward = made
+    try:
+        view = private_view(model, CPU)
+        assert torch.allclose(view.second(torch.ones(1, 4)), 2 * model.second.weight.sum(1))
+    finally:
+        nn.Linear.forward = forward
+    assert calls == [view.second]
+    assert model.second.weight_function == [] and model.second.weight_lowvram_function is not None
+
+
+@pytest.mark.parametrize(
+    ("room", "brought"), [(0, set()), (BYTES, set()), (2 * BYTES + NORM, {"first"}), (1e9, {"first", "second"})]
+)
+def test_it_brings_what_fits_and_always_norms_and_what_is_adapted(model, room, brought):
+    view = private_view(model, OTHER, {"adapted"}, room)
+    expected = {f"{name}.weight": "meta" if name in brought else "cpu" for name in ("first", "second")}
+    assert devices(view) == expected | {"adapted.weight": "meta", "norm.weight": "meta", "norm.bias": "meta"}
+    assert set(devices(model).values()) == {"cpu"}
+
+
+def test_it_comes_in_the_hosts_number_format(model):
+    model.first.weight_comfy_model_dtype = torch.float16  # the file has more bits
+    view = private_view(model, OTHER, room=NORM + BYTES)
+    assert view.first.weight.dtype == torch.float16 and view.first.weight.device == OTHER
+    assert view.second.weight.dtype == torch.float32 and view.second.weight.device == CPU
+
+
+def test_nothing_is_brought_that_is_there(model):
+    view = private_view(model, CPU, {"adapted"}, 1e9)
+    assert view.first.weight.data_ptr() == model.first.weight.data_ptr()
+    assert view.adapted.weight.data_ptr() == model.adapted.weight.data_ptr()
