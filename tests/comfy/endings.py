@@ -24,8 +24,8 @@ def watched(plain: type, ending: str, alive: list[Any]) -> type:
     class Watched(plain):  # type: ignore[misc]
         passes = 0
 
-        def _take_views(self) -> None:
-            super()._take_views()
+        def _take_views(self, needed: float) -> None:
+            super()._take_views(needed)
             alive.extend(weakref.ref(view) for view in (self.unet, self._text))
 
         def predict(self, *args: Any) -> Any:
