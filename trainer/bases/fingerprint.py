@@ -51,6 +51,6 @@ def _digest(tensors: Iterable[tuple[str, Tensor]], more: bytes = b"") -> str:
 
 def sample_bytes(tensor: Tensor, dtype: torch.dtype) -> bytes:
     """At most 64 of the values, evenly spread, in a number format of 16 or 32 bits."""
-    values = tensor.detach().flatten()
+    values = tensor.data.flatten()  # also of weights that a host moved outside of its inference mode
     sample = values[:: max(1, values.numel() // SAMPLES)][:SAMPLES].to(dtype)
     return sample.view(torch.int16 if dtype.itemsize == 2 else torch.int32).cpu().numpy().tobytes()

@@ -18,7 +18,7 @@ from ...adapters.layers import (
 from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
 from ..fingerprint import autoencoder_fingerprint
-from .memory import load, needed_for_scores, needed_for_training, room
+from .memory import host_mode, load, needed_for_scores, needed_for_training, room
 from .private import private_view
 from .tokens import text_encoders, with_tokens
 from .weights import model_weights_fingerprint
@@ -146,10 +146,10 @@ class ComfyBase:
 
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in 0..1 -> latents in the U-Net's scale."""
-        with torch.no_grad():
+        with host_mode():
             latents = self._vae.encode(images.movedim(1, -1).cpu())
             scaled: Tensor = self._model.process_latent_in(latents)
-        return scaled.float().to(self.device)
+        return scaled.clone().float().to(self.device)
 
     def autoencoder_fingerprint(self) -> str:
         """Of the VAE, wherever its weights are."""
@@ -157,9 +157,9 @@ class ComfyBase:
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents in the U-Net's scale -> [B, 3, H, W] in 0..1."""
-        with torch.no_grad():
+        with host_mode():
             images: Tensor = self._vae.decode(self._model.process_latent_out(latents)).movedim(-1, 1)
-        return images
+        return images.clone()
 
     def encode_prompt(self, prompt: str, tokens: Mapping[str, TokenVectors]) -> Conditioning:
         """The text encoder's output; weights and `embedding:` in the prompt work as in the host."""

@@ -15,6 +15,7 @@ from ...images import to_pil
 from ...settings import TrainSettings
 from ...training.samples import Draw
 from .base import SCALE, ComfyBase
+from .memory import host_mode
 
 STEPS, SAMPLER, SCHEDULER = 20, "euler", "normal"
 
@@ -57,6 +58,7 @@ def live_draw(model: Any, vae: Any, base: ComfyBase, settings: TrainSettings) ->
             "Switch it on, or set sample_every to 0.",
         )
 
+    @host_mode()
     def draw(prompt: Conditioning, empty: Conditioning, shape: torch.Size) -> Image.Image:
         blank = torch.zeros(1, *shape)
         noise = torch.randn(blank.shape, generator=torch.Generator().manual_seed(settings.seed))

@@ -14,16 +14,23 @@ KEPT, KEPT_CHECKPOINTED = 20, 5
 SCORED = 8  # samples of a pass that keeps nothing
 
 
+def host_mode() -> torch.inference_mode:
+    """The mode that the host's nodes run in; whatever may make it move a model belongs inside.
+
+    Moved in any other mode, a weight that a loader node made is neither an inference tensor afterwards nor an ordinary
+    one, and the next product with it fails: "Inference tensors do not track version counter".
+    """
+    return torch.inference_mode()
+
+
 def load(patchers: list[Any], memory_required: float = 0) -> None:
     """Have models loaded as the host's nodes do it.
-
-    Where gradients are taken it would fail to put a LoRA on weights of 8 bits.
 
     Args:
         patchers: of the models.
         memory_required: bytes to leave beside them, at least the host's own minimum.
     """
-    with torch.inference_mode():
+    with host_mode():
         model_management.load_models_gpu(patchers, memory_required=memory_required)
 
 

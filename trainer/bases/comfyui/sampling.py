@@ -10,6 +10,7 @@ from torch import Tensor
 from ...disk.sequence import ConceptSequence
 from ...evaluation.pictures import Artist
 from .apply import apply_lora, clip_with_tokens
+from .memory import host_mode
 
 AT_ONCE = 4  # images in a batch: what fits beside a model on a small GPU
 
@@ -41,7 +42,7 @@ def host_artist(
         size: side in pixels.
     """
 
-    @torch.no_grad()
+    @host_mode()
     def draw(line: ConceptSequence, prompts: list[str]) -> Iterator[Tensor]:
         taught = apply_lora(model, line.lora(line.tasks[-1]), 1.0)
         text = clip_with_tokens(clip, line.tokens())

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from comfy.quant_ops import QuantizedTensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...adapters.joint import PARTS
 from ..fingerprint import fingerprint_of, sample_bytes
@@ -53,7 +53,7 @@ def patches_digest(patches: dict[str, list[Any]]) -> bytes:
 
 def _plain(weight: Tensor) -> Tensor:
     plain = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
-    return plain.as_subclass(Tensor)
+    return (plain.data if type(plain) in (Tensor, nn.Parameter) else plain).as_subclass(Tensor)
 
 
 def _add(total: Any, value: Any) -> None:

@@ -33,7 +33,7 @@ class HostClipVision:
     def __init__(self, clip_vision: ClipVision) -> None:
         self._clip_vision = clip_vision
 
-    @torch.no_grad()
+    @torch.inference_mode()  # as the host's nodes run: it may move the network to the GPU
     def __call__(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in 0..1 to features [B, D] of L2 norm 1, one batch at a time.
 
