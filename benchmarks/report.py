@@ -12,6 +12,7 @@ from PIL import Image
 from benchmarks.job import Job
 from benchmarks.plans import PLANS
 from benchmarks.rows import RESULTS, key_of_row, rows_of
+from trainer.plots import CELL, GAP, MARGIN
 from trainer.sweep.one_run import COSTS, METRICS
 from trainer.sweep.summary import mean_and_spread
 
@@ -183,15 +184,27 @@ def draw_growth(logs: dict[str, Path], path: Path) -> None:
     plt.close(figure)
 
 
-def stack_sheets(sheets: list[Path], path: Path) -> None:
+def stack_sheets(pictures: list[Image.Image], path: Path) -> None:
     """The sheets of several runs under each other."""
-    pictures = [Image.open(sheet).convert("RGB") for sheet in sheets]
     stack = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
     top = 0
     for picture in pictures:
         stack.paste(picture, (stack.width - picture.width, top))
         top += picture.height
     stack.quantize(256).save(path, optimize=True)
+
+
+def _whole(sheet: Image.Image) -> Image.Image:
+    return sheet
+
+
+def _without_first_row(sheet: Image.Image) -> Image.Image:
+    """Of three: the real photographs are not ours to ship."""
+    begin, end = (sheet.height - MARGIN + GAP - rows * (CELL + GAP) for rows in (3, 2))
+    cut = Image.new("RGB", (sheet.width, sheet.height - CELL - GAP), "white")
+    cut.paste(sheet.crop((0, 0, sheet.width, begin)), (0, 0))
+    cut.paste(sheet.crop((0, end, sheet.width, sheet.height)), (0, begin))
+    return cut
 
 
 def grouped(rows: Rows, key: Callable[[dict[str, str]], object]) -> dict[object, Rows]:
@@ -219,14 +232,15 @@ def main() -> None:
     for plan in ("quick", "table", "photos", "long"):
         if rows := planned(plan):
             parts += [f"## {plan}", results_table(rows)]
-    if rows := planned("table"):
-        parts += ["## The authors' table: ours (theirs)", authors_table(rows)]
-        parts += ["## The order of the recipes against the authors'", agreement_table(rows)]
-    for plan, picture in (("table", "forgetting.png"), ("photos", "photos.png")):
+    for plan in ("table", "photos"):
+        if rows := planned(plan):
+            parts += [f"## The authors' table and {plan}: ours (theirs)", authors_table(rows)]
+            parts += [f"## The order of the recipes in {plan} against the authors'", agreement_table(rows)]
+    for plan, picture, cut in (("table", "forgetting.png", _whole), ("photos", "photos.png", _without_first_row)):
         made = first_runs(plan)
         sheets = [made[recipe].sheet for recipe in PICTURED]
         if all(sheet.exists() for sheet in sheets):
-            stack_sheets(sheets, DOCS / picture)
+            stack_sheets([cut(Image.open(sheet).convert("RGB")) for sheet in sheets], DOCS / picture)
     logs = {recipe: first_runs("table")[recipe].norms for recipe in NORMS}
     if all(log.exists() for log in logs.values()):
         draw_norms(logs, DOCS / "norms.png")

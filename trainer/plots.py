@@ -21,6 +21,7 @@ PALETTE: tuple[RGB, ...] = (
 PAPER, INK, FAINT, GRID, EMPTY = (255, 255, 255), (34, 38, 43), (105, 112, 120), (226, 229, 233), (243, 244, 246)
 LOW, HIGH = (235, 243, 250), (8, 64, 129)  # ends of the heat map's scale
 MARGIN, FONT_SIZE, TITLE_SIZE, WIDEST_TITLE = 20, 13, 17, 640
+CELL, GAP = 128, 6  # of a grid of pictures
 BAR_HEIGHT, BAR_STEP, BAR_LENGTH, LABEL_WIDTH, THUMBNAIL = 16, 24, 320, 170, 96
 PLOT_LEFT, PLOT_WIDTH, PLOT_HEIGHT, LINE_WIDTH = 76, 600, 280, 2
 CELL_WIDTH, CELL_HEIGHT, TEXT_HEIGHT = 84, 34, 22
@@ -228,11 +229,11 @@ def image_grid(
     column_labels: Sequence[str] = (),
     title: str = "",
     *,
-    cell: int = 128,
+    cell: int = CELL,
     captions: Sequence[Sequence[str]] = (),
 ) -> Image.Image:
     """Pictures side by side, each fitted into `cell` x `cell` pixels, with captions under them if there are any."""
-    left, gap = MARGIN + _label_width(row_labels), 6
+    left, gap = MARGIN + _label_width(row_labels), GAP
     step = cell + gap + (TEXT_HEIGHT if captions else 0)
     head = TEXT_HEIGHT if column_labels else 0
     num_columns = max(map(len, rows), default=0)
