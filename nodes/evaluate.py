@@ -5,7 +5,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.v0_0_2 import io
 
-from ..trainer.bases.comfyui.base import ComfyBase
+from ..trainer.bases.comfyui.base import ComfyBase, model_fingerprint, model_resolution
 from ..trainer.bases.comfyui.sampling import host_artist
 from ..trainer.disk.sequence import ConceptSequence as Sequence
 from ..trainer.evaluation.evaluate import evaluate
@@ -128,11 +128,9 @@ class EvaluateConceptSequence(io.ComfyNode):
         else:
             encoder = EfficientNetLite0()
         with training_mode():
-            base = ComfyBase(model, clip, vae)
-            sequence.check_base(base.fingerprint)
-            artist = host_artist(
-                model, clip, vae, images, seed, steps, cfg, sampler_name, scheduler, resolution or base.resolution
-            )
+            sequence.check_base(model_fingerprint(model))
+            side = resolution or model_resolution(model)
+            artist = host_artist(model, clip, vae, images, seed, steps, cfg, sampler_name, scheduler, side)
             evaluation = evaluate(
                 sequence,
                 artist,

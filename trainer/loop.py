@@ -16,7 +16,7 @@ from .task import StepRecord, step_rng
 from .training.buckets import Bucket, drawn_batches
 from .training.divergence import check_numbers
 from .training.optimizers import set_training
-from .training.precision import autocast
+from .training.precision import autocast, text_autocast
 from .training.prior import Prior
 from .training.schedule import schedule_factor
 from .training.state import TrainState
@@ -101,8 +101,10 @@ def _backward(
     pending = penalty  # goes along with the first pass
     for indices, whole in drawn_batches(denoiser, buckets, parts, size, rng):
         for index, batch in zip(indices.tensor_split(halves), whole.parts(halves), strict=True):
+            with text_autocast(settings.mixed_precision, denoiser.device):
+                prompts = encode(index, captions_rng)
             with autocast(settings.mixed_precision, denoiser.device):
-                error = mean_error(batch, encode(index, captions_rng), gamma)
+                error = mean_error(batch, prompts, gamma)
                 if prior is not None:
                     error = error + prior.error(denoiser, len(batch), rng, gamma)
             share = error * (len(batch) / (parts * size))

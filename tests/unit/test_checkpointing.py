@@ -1,5 +1,8 @@
 """Gradient checkpointing: the same numbers, with less kept for the way back."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -47,6 +50,18 @@ def test_the_numbers_are_the_same_and_less_is_kept(random_tiny_folder):
         for name, value in mine.items():
             torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-7)
     assert checkpointed[3] < 0.5 * plain[3]
+
+
+def test_a_view_is_gone_with_its_last_name(random_tiny_folder):
+    base = TinyBase(random_tiny_folder)
+    checkpoint_blocks(base.unet)
+    inside = [weakref.ref(module) for module in base.unet.modules()]
+    gc.disable()
+    try:
+        del base.unet
+        assert not any(module() for module in inside)
+    finally:
+        gc.enable()
 
 
 class SingleStreamBlock(nn.Module):

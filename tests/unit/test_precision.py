@@ -56,6 +56,21 @@ class Training:
         self.state.scaler.load_state_dict({**self.state.scaler.state_dict(), "scale": scale})
 
 
+@pytest.mark.parametrize(("mixed_precision", "expected"), [("fp16", False), ("bf16", True), ("no", False)])
+def test_prompts_are_never_encoded_in_fp16(mixed_precision, expected):
+    """T5 overflows in it."""
+    training, seen = Training(mixed_precision=mixed_precision, steps=2), []
+    original = training.base.encode_prompt
+
+    def encode_prompt(*args):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return original(*args)
+
+    training.base.encode_prompt = encode_prompt
+    list(training.steps())
+    assert seen and set(seen) == {expected}
+
+
 def test_a_step_that_overflows_is_left_out_and_counted():
     training = Training()
     training.start_at(2.0**40)  # far beyond what fp16 holds

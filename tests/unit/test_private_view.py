@@ -12,7 +12,7 @@ from torch import nn
 from trainer.bases.comfyui.private import DYNAMIC, private_view
 
 CPU, OTHER = torch.device("cpu"), torch.device("meta")
-BYTES, NORM = 4 * 4 * 4, 2 * 4 * 4  # of the weight of a layer, and of the norm
+BYTES, ALWAYS = 4 * 4 * 4, 2 * 4 * 4 + 2 * 4 * 4  # of the weight of a layer; of the norm and the words
 
 
 class Model(nn.Module):
@@ -21,7 +21,7 @@ class Model(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.second, self.adapted = (nn.Linear(4, 4, bias=False) for _ in range(3))
-        self.norm = nn.LayerNorm(4)
+        self.norm, self.words = nn.LayerNorm(4), nn.Embedding(2, 4)
         for layer in (self, self.first, self.second, self.adapted):
             for name in DYNAMIC:
                 setattr(layer, name, ctypes.pointer(ctypes.c_int(1)))  # cannot be copied, as the host's own cannot
@@ -46,7 +46,7 @@ def test_the_hosts_copies_are_left_to_it(model):
     assert view(x).equal(model(x))
     for own, theirs in zip(view.modules(), model.modules(), strict=True):
         assert not vars(own).keys() & set(DYNAMIC)
-        assert isinstance(theirs, nn.LayerNorm) or set(DYNAMIC) <= vars(theirs).keys()
+        assert isinstance(theirs, nn.LayerNorm | nn.Embedding) or set(DYNAMIC) <= vars(theirs).keys()
 
 
 def test_a_lora_that_the_host_puts_on_a_copy_is_put_on_in_the_call(model):
@@ -72,18 +72,19 @@ def test_a_lora_that_the_host_puts_on_a_copy_is_put_on_in_the_call(model):
 
 
 @pytest.mark.parametrize(
-    ("room", "brought"), [(0, set()), (BYTES, set()), (2 * BYTES + NORM, {"first"}), (1e9, {"first", "second"})]
+    ("room", "brought"), [(0, set()), (BYTES, set()), (2 * BYTES + ALWAYS, {"first"}), (1e9, {"first", "second"})]
 )
-def test_it_brings_what_fits_and_always_norms_and_what_is_adapted(model, room, brought):
+def test_it_brings_what_fits_and_always_what_is_small_or_adapted(model, room, brought):
     view = private_view(model, OTHER, {"adapted"}, room)
     expected = {f"{name}.weight": "meta" if name in brought else "cpu" for name in ("first", "second")}
-    assert devices(view) == expected | {"adapted.weight": "meta", "norm.weight": "meta", "norm.bias": "meta"}
+    always = dict.fromkeys(("adapted.weight", "norm.weight", "norm.bias", "words.weight"), "meta")
+    assert devices(view) == expected | always
     assert set(devices(model).values()) == {"cpu"}
 
 
 def test_it_comes_in_the_hosts_number_format(model):
     model.first.weight_comfy_model_dtype = torch.float16  # the file has more bits
-    view = private_view(model, OTHER, room=NORM + BYTES)
+    view = private_view(model, OTHER, room=ALWAYS + BYTES)
     assert view.first.weight.dtype == torch.float16 and view.first.weight.device == OTHER
     assert view.second.weight.dtype == torch.float32 and view.second.weight.device == CPU
 

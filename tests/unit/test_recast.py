@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainer.bases import recast
 from trainer.bases.recast import make_weights_twice
 
 
@@ -69,6 +70,22 @@ def test_gradients_are_those_of_autograd_to_the_bit_and_no_weight_is_kept(dtype,
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
     assert (5, 7) in expected[2] and (7, 9) in expected[2]
     assert (5, 7) not in found[2] and (7, 9) not in found[2]
+
+
+def test_a_made_weight_is_kept_until_its_gradient_is_computed(monkeypatch):
+    """On a GPU it lies in memory of another stream, which would be given to the next weight before."""
+    order = []
+
+    def computed(name, product):
+        return lambda *args: order.append(name) or product(*args)
+
+    own = {function: computed("product", product) for function, product in recast.PRODUCTS.items()}
+    monkeypatch.setattr(recast, "PRODUCTS", own)
+    monkeypatch.setattr(recast, "_keep_until_done", lambda weight: order.append(tuple(weight.shape)))
+    layers = network(torch.float16)[:3]
+    make_weights_twice(layers, is_cast)
+    passed(layers)
+    assert order == ["product", (9, 7), "product", (7, 5)]
 
 
 class Products(TorchDispatchMode):

@@ -83,12 +83,20 @@ class _ZerosWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, product: Callable[..., Tensor], geometry: list[Any]) -> Tensor:  # noqa: ANN401
         ctx.gradient_of = lambda gradient: PRODUCTS[product](x.shape, weight, gradient, *geometry)
+        ctx.weight = weight
         return x.new_zeros(()).expand(product(x.to("meta"), weight.to("meta"), None, *geometry).shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         found: Tensor = ctx.gradient_of(gradients[0])
+        _keep_until_done(ctx.weight)
         return found, None, None, None
+
+
+def _keep_until_done(weight: Tensor) -> None:
+    """The host made it on a stream of its own, where its memory would be given to the next one before it was used."""
+    if weight.device.type == "cuda":
+        weight.record_stream(torch.cuda.current_stream(weight.device))
 
 
 def make_weights_twice(view: nn.Module, made: Callable[[nn.Module, Tensor], bool]) -> None:

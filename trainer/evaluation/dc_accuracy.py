@@ -55,4 +55,5 @@ def dc_accuracy(
                 found = classify(base, latents[j], prompts, trials, seed=0, pruned=False)
                 accuracies[i, j] = float((found.predicted == j).float().mean())
                 on_progress(PHASE, len(accuracies), total)
+        del base, prompts  # before the next one is opened: each may have the weights on the GPU for itself
     return accuracies

@@ -15,7 +15,7 @@ def normalized(fisher: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
     Returns:
         The scaled Fisher, and the trace before.
     """
-    trace = sum(float(f.double().sum()) for f in fisher.values())
+    trace = sum(float(f.cpu().double().sum()) for f in fisher.values())  # not every device has fp64
     return {name: f / trace if trace > 0 else f.clone() for name, f in fisher.items()}, trace
 
 

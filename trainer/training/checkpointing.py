@@ -3,6 +3,7 @@
 Source: Chen et al., arXiv 1604.06174.
 """
 
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,10 +28,18 @@ def checkpoint_blocks(unet: nn.Module) -> int:
     """
     blocks = [module for module in unet.modules() if type(module).__name__ in BLOCKS]
     for block in blocks:
-        forward = partial(_on_copies, block.forward) if type(block).__name__ in IN_PLACE else block.forward
+        # Weakly, so that no block holds itself alive, and with it the weights that the view brought to the GPU.
+        forward: Callable[..., Any] = partial(_call, weakref.ref(block))
+        if type(block).__name__ in IN_PLACE:
+            forward = partial(_on_copies, forward)
         # No random draws inside: nothing of a generator's state has to be kept.
         block.forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)  # type: ignore[method-assign]
     return len(blocks)
+
+
+def _call(block: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    own = block()
+    return type(own).forward(own, *args, **kwargs)
 
 
 def _on_copies(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401

@@ -24,6 +24,11 @@ def autocast(mixed_precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.float16 if fp16 else torch.bfloat16, enabled=enabled)
 
 
+def text_autocast(mixed_precision: str, device: torch.device) -> torch.autocast:
+    """The context in which prompts are encoded: never fp16, in which T5 overflows."""
+    return autocast("no" if mixed_precision == "fp16" else mixed_precision, device)
+
+
 class InBf16(Wrapped):
     """A denoiser whose passes run in bf16."""
 

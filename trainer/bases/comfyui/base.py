@@ -91,6 +91,11 @@ def model_fingerprint(model: Any) -> str:
     return model_weights_fingerprint(model, prompt_layers(model.model.diffusion_model))
 
 
+def model_resolution(model: Any) -> int:
+    """The side of a MODEL's training images in pixels."""
+    return _family(model.model).resolution
+
+
 class ComfyBase:
     """See `Denoiser` for the methods. Build it outside of inference mode; the host's objects are never changed.
 
@@ -165,6 +170,7 @@ class ComfyBase:
         """The text encoder's output; weights and `embedding:` in the prompt work as in the host."""
         pieces = with_tokens(self._clip.tokenizer, tokens).tokenize_with_weights(prompt)  # type: ignore[attr-defined]
         self._text.reset_clip_options()  # type: ignore[operator]
+        self._text.set_clip_options({"execution_device": torch.device(self._clip.patcher.load_device)})  # type: ignore[operator]
         if self._clip.layer_idx is not None:
             self._text.set_clip_options({"layer": self._clip.layer_idx})  # type: ignore[operator]
         context, pooled, *_ = self._text.encode_token_weights(pieces)  # type: ignore[operator]

@@ -40,8 +40,8 @@ def private_view(
     optional = []
     for name, layer in view.named_modules():
         _leave_dynamic_vram(layer)
-        # Norms are too small to be left on the CPU.
-        if name in adapted or not isinstance(layer, (*AFFINE, nn.Embedding)):
+        # Norms are too small to be left on the CPU, and text encoders compute where their table of words is.
+        if name in adapted or not isinstance(layer, AFFINE):
             room -= _bring(layer, device)
         else:
             optional.append(layer)
