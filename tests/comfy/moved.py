@@ -17,11 +17,51 @@ from typing import Any
 PROMPT = "photo of a <my-fox> animal"
 
 
+def unload(model: Any, clip: Any) -> None:
+    """As the page's button does: outside of inference mode."""
+    import torch
+    from comfy import model_management
+
+    model_management.load_models_gpu([model, clip.patcher])
+    with torch.inference_mode(False):
+        model_management.unload_all_models()
+        try:
+            model.model.diffusion_model.time_embed[0].weight.t()
+        except RuntimeError:
+            return
+    raise AssertionError("The move left no trace: this script shows nothing.")
+
+
+def refuse(model: Any) -> None:
+    """A MODEL of Load LoRA (Bypass)."""
+    from comfy.patcher_extension import PatcherInjection
+    from continual_lora.trainer.bases.comfyui.base import model_fingerprint
+    from continual_lora.trainer.errors import ContinualLoraError
+
+    injected = model.clone()
+    injected.set_injections("bypass_lora", [PatcherInjection(lambda _: None, lambda _: None)])
+    try:
+        model_fingerprint(injected)
+    except ContinualLoraError as error:
+        assert "bypass_lora" in str(error)
+        return
+    raise AssertionError("It is not refused.")
+
+
+def in_training(call: Callable[[], object]) -> Callable[[], object]:
+    """The call as a node of ours makes it."""
+    from continual_lora.nodes.host import training_mode
+
+    def called() -> object:
+        with training_mode():
+            return call()
+
+    return called
+
+
 def main(weights: Path, root: Path) -> dict[str, str]:
     """Everything that may make the host move a model, one after another, on the same objects."""
     import torch
-    from comfy import model_management
-    from continual_lora.nodes.host import training_mode
     from continual_lora.trainer.bases.comfyui.base import ComfyBase, model_fingerprint
     from continual_lora.trainer.bases.comfyui.live import live_draw
     from continual_lora.trainer.bases.comfyui.sampling import host_artist
@@ -54,33 +94,15 @@ def main(weights: Path, root: Path) -> dict[str, str]:
         base.decode_latents(latents.detach())
         (latents * latents).sum().backward()  # as a prediction of the network would be differentiated
 
-    def unload() -> None:
-        model_management.load_models_gpu([model, clip.patcher])
-        with torch.inference_mode(False):  # as the page's button does
-            model_management.unload_all_models()
-        weight = model.model.diffusion_model.time_embed[0].weight
-        with torch.inference_mode(False):
-            try:
-                weight.t()
-            except RuntimeError:
-                return
-        raise AssertionError("The move left no trace: this script shows nothing.")
-
-    def in_training(call: Callable[[], object]) -> Callable[[], object]:
-        def called() -> object:
-            with training_mode():
-                return call()
-
-        return called
-
     todo = {
         "train": in_training(train),
         "draw": in_training(draw),
         "use the VAE": in_training(use_the_vae),
         "train again": in_training(train),
-        "unload models": unload,
+        "unload models": lambda: unload(model, clip),
         "fingerprint of what was moved": in_training(lambda: model_fingerprint(model)),
         "train once more": in_training(train),
+        "refuse what is injected": lambda: refuse(model),
         "ask the model": lambda: picture(model),
     }
     found = {}

@@ -85,9 +85,15 @@ def model_fingerprint(model: Any) -> str:
     """The fingerprint of a MODEL with the LoRAs that the user applied; it does not have to be loaded.
 
     Raises:
-        ContinualLoraError: a kind of model that is not supported.
+        ContinualLoraError: a kind of model that is not supported, or something is put into its layers for each pass.
     """
     _family(model.model)
+    if model.injections:
+        raise ContinualLoraError(
+            "MODEL should carry its LoRAs as Load LoRA puts them on.",
+            f"Something is put into its layers for each pass: {', '.join(model.injections)}.",
+            "Use Load LoRA instead of Load LoRA (Bypass).",
+        )
     return model_weights_fingerprint(model, prompt_layers(model.model.diffusion_model))
 
 
