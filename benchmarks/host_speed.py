@@ -1,10 +1,9 @@
 """Speed and memory on a host's model, as ratios: `python -m benchmarks.host_speed --comfyui DIR`.
 
-The model is Stable Diffusion 1.5's with random weights, 256 pixels, batch 1, in fp32 and in bf16. Steps are
-timed in turn in one process, and everything else in another, on views of one model, so that a slow moment of the
-machine meets all of it alike. The host's own trainer changes the model that it trains, so it has a process of its own,
-beside steps of ours. Writes results/host_speed.json, one object a number
-format; on a GPU results/host_speed_cuda.json.
+The model is Stable Diffusion 1.5's with random weights, 256 pixels, batch 1, in fp32 and in bf16. Steps are timed in
+turn in one process, and everything else in another, on views of one model, so that a slow moment of the machine meets
+all of it alike. The host's own trainer changes the model that it trains, so it has a process of its own, beside steps
+of ours. Writes results/host_speed.json, on a GPU results/host_speed_cuda.json: one object a number format.
 """
 
 import argparse

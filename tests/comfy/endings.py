@@ -107,13 +107,9 @@ def ended(ending: str, weights: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    comfyui, parent, weights = sys.argv[1:4]
-    sys.path[0:1] = [comfyui, parent]  # instead of this folder, of which nothing may hide ComfyUI's
-    sys.path.append(str(Path(__file__).parent))
-    sys.argv[1:] = ["--cpu"]
-    import comfy.options
+    from as_host import become_host
 
-    comfy.options.enable_args_parsing()  # otherwise ComfyUI does not see --cpu
+    _, parent, weights = become_host()
     import folder_paths
     import torch
 

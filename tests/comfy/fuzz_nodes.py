@@ -328,18 +328,16 @@ def fuzz(folder: Path) -> dict[str, Counter[str]]:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    sys.path[0:1], sys.argv[1:] = arguments[:2], ["--cpu"]
-    tempfile.tempdir = arguments[2]  # torch writes there, but where the process of the tests has told it to
-    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
-    import comfy.options
+    from as_host import become_host
 
-    comfy.options.enable_args_parsing()  # otherwise ComfyUI does not see --cpu
+    tempfile.tempdir = sys.argv[3]  # torch writes there, but where the process of the tests has told it to
+    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    _, _, folder = become_host()
     import torch
 
     torch.set_num_threads(1)
-    set_hypothesis_home_dir(Path(arguments[2]) / "hypothesis")  # it keeps tables of characters
-    outside = watch(Path(arguments[2]))
+    set_hypothesis_home_dir(Path(folder) / "hypothesis")  # it keeps tables of characters
+    outside = watch(Path(folder))
     with torch.inference_mode():  # as nodes run
-        found = fuzz(Path(arguments[2]))
+        found = fuzz(Path(folder))
     sys.stdout.write("\n" + json.dumps({"nodes": found, "outside": sorted(outside)}))

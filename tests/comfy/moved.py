@@ -116,13 +116,9 @@ def main(weights: Path, root: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    comfyui, parent, weights = sys.argv[1:4]
-    sys.path[0:1] = [comfyui, parent]  # instead of this folder, of which nothing may hide ComfyUI's
-    sys.path.append(str(Path(__file__).parent))
-    sys.argv[1:] = ["--cpu"]
-    import comfy.options
+    from as_host import become_host
 
-    comfy.options.enable_args_parsing()  # otherwise ComfyUI does not see --cpu
+    _, parent, weights = become_host()
     import torch
     from torch import nn
 

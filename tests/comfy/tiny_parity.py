@@ -4,8 +4,6 @@
 never on the path beside ComfyUI's own `nodes`. Prints a JSON object: what was compared -> the largest difference.
 """
 
-# ruff: noqa: TID251 (runs inside ComfyUI)
-
 import json
 import sys
 from pathlib import Path
@@ -50,12 +48,10 @@ def differences(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    sys.path[0:1], sys.argv[1:] = arguments[:2], ["--cpu"]
-    import comfy.options
+    from as_host import become_host
 
-    comfy.options.enable_args_parsing()  # otherwise ComfyUI does not see --cpu
+    _, _, weights = become_host()
     import torch
 
     with torch.inference_mode():  # as nodes run
-        sys.stdout.write(json.dumps(differences(Path(arguments[2]))))
+        sys.stdout.write(json.dumps(differences(Path(weights))))
