@@ -23,7 +23,7 @@ from trainer.task import TrainedTask
 from trainer.training.buckets import Bucket
 from trainer.training.checkpointing import checkpoint_blocks
 from trainer.training.data import TrainingData
-from trainer.training.precision import unscaled
+from trainer.training.precision import in_format, loss_scaler
 from trainer.training.state import TrainState
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -81,7 +81,7 @@ class Host:
 
     def task(self) -> TrainedTask:
         """A second concept, trained."""
-        base = unscaled(self.base(), self.settings.mixed_precision)
+        base = in_format(self.base(), self.settings.mixed_precision)
         adapter = self.adapter(base)
         prompt, base_prompt, earlier = self.prompts(base, 3)
         earlier_state = {name: 0.5 * value for name, value in adapter.state_dict().items()}
@@ -111,13 +111,14 @@ def bare(host: Host) -> Work:
 
 def training(host: Host, *, token: bool = False, **changes: Any) -> Work:  # noqa: ANN401
     """A step of the training loop, with changed settings."""
-    base = host.base()
     rates = {"learning_rate": 1e-6, "token_learning_rate": 1e-6 if token else 0.0}
     settings = replace(host.settings, **(rates | changes))
+    base = in_format(host.base(), settings.mixed_precision)
     adapter = host.adapter(base, settings.rank)
     if settings.gradient_checkpointing:
         checkpoint_blocks(base.unet)
-    state = TrainState(adapter, base.word_vectors("fox"), settings)
+    scaler = loss_scaler(base, settings.mixed_precision)
+    state = TrainState(adapter, base.word_vectors("fox"), settings, scaler)
     frozen = host.prompts(base, 1)[0]
 
     def encode(_: Tensor, __: torch.Generator) -> Conditioning:

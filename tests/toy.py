@@ -65,6 +65,8 @@ class ToyBase:
     architecture = "toy"
     resolution = 8
     device = torch.device("cpu")
+    dtype = torch.float32
+    mixed_precision = "no"
 
     def __init__(self, unet=None, parameterization="eps", on_predict=lambda count: None):
         self.original = unet or ToyUNet().requires_grad_(False)
@@ -126,7 +128,7 @@ def toy_settings(**changes):
 
 
 def trained_task(
-    denoiser, *, rank=2, seed=0, num_earlier=3, num_images=3, latents=None, masks=None, penalty=lambda: None
+    denoiser, *, rank=2, seed=0, num_earlier=3, num_images=3, latents=None, masks=None, penalty=lambda: None, **more
 ):
     """A task whose adapter holds random numbers, on any base."""
     draws = torch.Generator().manual_seed(seed)
@@ -154,6 +156,7 @@ def trained_task(
         earlier_adapter=lambda j: states[j],
         penalty=penalty,
         seed=f"{seed}/1",
+        **more,
     )
 
 

@@ -75,6 +75,8 @@ class Denoiser(Protocol):
     fingerprint: str
     resolution: int
     device: torch.device
+    dtype: torch.dtype  # of its passes, as it makes them by itself
+    mixed_precision: str  # what "auto" is on its device: "bf16", "fp16" or "no"
     unet: nn.Module
 
     def make_room(self, shape: Sequence[int], checkpointed: bool) -> None:

@@ -1,11 +1,10 @@
 """The training loop: one page, a generator."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .adapters.adapter import Adapter
 from .denoiser import Conditioning, Denoiser
@@ -16,7 +15,7 @@ from .task import StepRecord, step_rng
 from .training.buckets import Bucket, drawn_batches
 from .training.divergence import check_numbers
 from .training.optimizers import set_training
-from .training.precision import autocast, text_autocast
+from .training.precision import clipped_norm
 from .training.prior import Prior
 from .training.schedule import schedule_factor
 from .training.state import TrainState
@@ -62,10 +61,7 @@ def train_concept(
                 stacklevel=2,
             )
             continue
-        state.scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(state.trained(), settings.gradient_clip).item()
-        if not math.isfinite(norm) and state.scaler.get_scale() > 1:
-            norm = 0.0  # it is the scale that is too large: the step is left out and the scale lowered
+        norm = clipped_norm(state.scaler, state.optimizer, state.trained(), settings.gradient_clip)
         check_numbers(loss, penalty, norm, f"step {state.step + 1} of {settings.steps}")
         for group, peak in zip(state.optimizer.param_groups, state.peaks, strict=True):
             group["lr"] = peak * schedule_factor(state.step, settings.steps, settings.warmup_steps, settings.schedule)
@@ -101,12 +97,9 @@ def _backward(
     pending = penalty  # goes along with the first pass
     for indices, whole in drawn_batches(denoiser, buckets, parts, size, rng):
         for index, batch in zip(indices.tensor_split(halves), whole.parts(halves), strict=True):
-            with text_autocast(settings.mixed_precision, denoiser.device):
-                prompts = encode(index, captions_rng)
-            with autocast(settings.mixed_precision, denoiser.device):
-                error = mean_error(batch, prompts, gamma)
-                if prior is not None:
-                    error = error + prior.error(denoiser, len(batch), rng, gamma)
+            error = mean_error(batch, encode(index, captions_rng), gamma)
+            if prior is not None:
+                error = error + prior.error(denoiser, len(batch), rng, gamma)
             share = error * (len(batch) / (parts * size))
             state.scaler.scale(share + pending).backward()
             loss, pending = loss + share.detach(), zero

@@ -83,8 +83,8 @@ class TrainSettings:
     )
     mixed_precision: str = setting(
         "auto",
-        "Number format of the training passes; auto takes bf16 where the device computes in it natively. fp16 scales "
-        "the loss and is for CUDA GPUs without bf16.",
+        "Number format of the training passes; auto takes what the GPU computes in natively: bf16, else fp16, in which "
+        "the loss is scaled. CPUs and other devices stay in the model's own.",
         choices=("auto", "no", "bf16", "fp16"),
         advanced=True,
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .adapters.adapter import Adapter
 from .denoiser import Conditioning, Denoiser
+from .training.precision import NO_SCALER
 from .work import ALONE, Work
 
 
@@ -58,6 +59,7 @@ class TrainedTask:
         earlier_adapter: 0-based turn j -> the state of the adapter as task j + 1 left it, read from the sequence.
         penalty: what all methods of the recipe add to the loss now, a scalar with its graph, or None.
         seed: of the task, "<seed>/<index>".
+        scaler: of the loss, for gradients in fp16; goes on from where the training left it.
         work: who does it.
     """
 
@@ -71,4 +73,5 @@ class TrainedTask:
     earlier_adapter: Callable[[int], Mapping[str, Tensor]]
     penalty: Callable[[], Tensor | None]
     seed: str
+    scaler: torch.amp.GradScaler = NO_SCALER
     work: Work = ALONE

@@ -29,6 +29,7 @@ from .training.captions import step_prompts
 from .training.checkpointing import checkpoint_blocks
 from .training.data import TrainingData
 from .training.memory import no_room
+from .training.precision import in_format, loss_scaler
 from .training.samples import Draw, own_draw
 from .training.state import TrainState
 from .training.validation import is_due
@@ -111,7 +112,7 @@ class _Training:
         work: Work = ALONE,
     ) -> None:
         self.draw = draw or own_draw(denoiser, settings)
-        denoiser = work.shared(denoiser)
+        denoiser = work.shared(in_format(denoiser, settings.mixed_precision))
         self.denoiser, self.concept, self.settings = denoiser, concept, settings
         self.sequence, self.task, self.on_step, self.work = sequence, task, on_step, work
         self.seed = task_seed(task)
@@ -135,7 +136,8 @@ class _Training:
                 )
         elif start is not None:
             adapter.start_from(start)
-        self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings)
+        scaler = loss_scaler(denoiser, settings.mixed_precision)
+        self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings, scaler)
         work.together(self.state.parameters.values())
         self.earlier_tokens = tokens_on(denoiser.device, sequence)
 
@@ -234,6 +236,7 @@ class _Training:
             latents=latents,
             masks=masks,
             penalty=lambda: total_penalty(self.methods.values(), self.state.adapter),
+            scaler=self.state.scaler,
             work=self.work,
         )
 

@@ -14,7 +14,7 @@ from .disk.sequence import ConceptSequence
 from .planning import task_seed
 from .prompts import base_prompt
 from .task import TrainedTask
-from .training.precision import unscaled
+from .training.precision import NO_SCALER
 from .work import ALONE, Work
 
 # A thousand prompts of SDXL would be 600 MB.
@@ -56,6 +56,7 @@ def trained_task(
     latents: Tensor,
     masks: Tensor | None = None,
     penalty: Callable[[], Tensor | None] = lambda: None,
+    scaler: torch.amp.GradScaler = NO_SCALER,
     work: Work = ALONE,
 ) -> TrainedTask:
     """What the methods see of a task after its training.
@@ -69,9 +70,9 @@ def trained_task(
         latents: x_0 of its images, [N, C, h, w].
         masks: [N, 1, h, w] in 0..1, or None.
         penalty: what the recipe adds to the loss.
+        scaler: of the loss.
         work: who does it.
     """
-    denoiser = unscaled(denoiser, task.settings["mixed_precision"])
 
     def prompt(text: str) -> Conditioning:
         with torch.no_grad():
@@ -89,5 +90,6 @@ def trained_task(
         earlier_adapter=lambda j: adapter.state_of(earlier.adapter_files(before[j])),
         penalty=penalty,
         seed=task_seed(task),
+        scaler=scaler,
         work=work,
     )

@@ -68,14 +68,14 @@ def held_in_bf16(models: tuple[Any, Any, Any], draw: tuple[Any, Any, Any]) -> di
     import torch
     from continual_lora.trainer.bases.comfyui.base import ComfyBase
     from continual_lora.trainer.losses.denoising import NoisedBatch
-    from continual_lora.trainer.training.precision import unscaled
+    from continual_lora.trainer.training.precision import in_format
 
     base, formats = ComfyBase(*models), []
     base.unet.register_forward_pre_hook(lambda _, args: formats.append(str(args[0].dtype)))
     found = {}
     with torch.no_grad():
         for name, choice in (("bf16", "bf16"), ("host's format", "no")):
-            denoiser = unscaled(base, choice)
+            denoiser = in_format(base, choice)
             found[f"errors in {name}"] = NoisedBatch(denoiser, *draw).error(denoiser.encode_prompt(PROMPT, {})).tolist()
     return {**found, "formats": formats, "format of the host": str(models[0].model.manual_cast_dtype)}
 

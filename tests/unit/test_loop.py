@@ -14,7 +14,6 @@ from trainer.losses.denoising import NoisedBatch
 from trainer.methods.method import Method
 from trainer.task import StepRecord, step_rng
 from trainer.training.buckets import Bucket
-from trainer.training.precision import uses_bf16
 from trainer.training.schedule import schedule_factor
 from trainer.training.state import TrainState
 
@@ -214,11 +213,6 @@ def test_step_generators_differ_by_seed_phase_and_step_and_repeat():
     keys = [("0/1", "train", 0), ("0/1", "train", 1), ("0/1", "fisher", 0), ("0/2", "train", 0), ("1/1", "train", 0)]
     draws = [torch.rand(1, generator=step_rng(*key)).item() for key in keys]
     assert len(set(draws)) == 5 and draws == [torch.rand(1, generator=step_rng(*key)).item() for key in keys]
-
-
-def test_bf16_only_where_asked_for_on_the_cpu():
-    cpu = torch.device("cpu")
-    assert [uses_bf16(choice, cpu) for choice in ("bf16", "auto", "no")] == [True, False, False]
 
 
 def test_accumulated_batches_are_one_large_batch():

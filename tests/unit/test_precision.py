@@ -5,16 +5,19 @@ import math
 import pytest
 import torch
 
-from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
+from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings, trained_task
 from trainer.adapters.lora import LoraAdapter
 from trainer.denoiser import Conditioning
 from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.loop import train_concept
+from trainer.losses.fisher import sum_of_squares
+from trainer.methods.dsc import DSC
+from trainer.methods.ewc import EWC
 from trainer.methods.method import Method
 from trainer.teach import teach
 from trainer.training.buckets import Bucket
-from trainer.training.precision import FIRST_SCALE, autocast, check_precision, unscaled
+from trainer.training.precision import FIRST_SCALE, check_precision, in_format, loss_scaler, number_format
 from trainer.training.state import TrainState
 
 LATENTS = torch.tensor([[0.5, -1.0], [1.5, 0.25], [-0.75, 2.0]]).view(3, 1, 1, 2)
@@ -35,10 +38,11 @@ class Steep(Method):
 
 class Training:
     def __init__(self, methods=(), **changes):
-        self.base = ToyBase(UNET)
         self.settings = toy_settings(**{"mixed_precision": "fp16", "steps": 8, **changes})
+        self.base = in_format(ToyBase(UNET), self.settings.mixed_precision)
         adapter = LoraAdapter(self.base.unet, 2, 2.0, torch.Generator().manual_seed(0))
-        self.state = TrainState(adapter, self.base.word_vectors("animal"), self.settings)
+        scaler = loss_scaler(self.base, self.settings.mixed_precision)
+        self.state = TrainState(adapter, self.base.word_vectors("animal"), self.settings, scaler)
         self.methods = methods
 
     def encode(self, indices, rng):
@@ -59,16 +63,15 @@ class Training:
 @pytest.mark.parametrize(("mixed_precision", "expected"), [("fp16", False), ("bf16", True), ("no", False)])
 def test_prompts_are_never_encoded_in_fp16(mixed_precision, expected):
     """T5 overflows in it."""
-    training, seen = Training(mixed_precision=mixed_precision, steps=2), []
-    original = training.base.encode_prompt
 
-    def encode_prompt(*args):
-        seen.append(torch.is_autocast_enabled("cpu"))
-        return original(*args)
+    class Base(ToyBase):
+        def encode_prompt(self, *args):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().encode_prompt(*args)
 
-    training.base.encode_prompt = encode_prompt
-    list(training.steps())
-    assert seen and set(seen) == {expected}
+    seen = []
+    in_format(Base(), mixed_precision).encode_prompt("photo of a fox", {})
+    assert seen == [expected]
 
 
 def test_a_step_that_overflows_is_left_out_and_counted():
@@ -153,13 +156,17 @@ def test_cancelled_and_resumed_to_the_bit(tmp_path, monkeypatch):
     assert task.values["skipped_steps"] == sum(value < FIRST_SCALE for value in set(whole.log(task)["loss_scale"]))
 
 
-@pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
-def test_every_phase_computes_in_the_format_of_the_training(mixed_precision, tmp_path):
+FORMATS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@pytest.mark.parametrize("mixed_precision", FORMATS)
+def test_every_phase_computes_in_the_format_of_the_training(mixed_precision, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.planning.check_precision", lambda *_: None)
     settings = toy_settings(recipe="lora_dsc_ewc_dc", steps=4, num_prompts=3, mixed_precision=mixed_precision)
     since_last, seen = [], {}
 
     def on_predict(_):
-        since_last.append(torch.is_autocast_enabled("cpu"))
+        since_last.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
 
     def on_step(record):
         assert not torch.is_autocast_enabled("cpu")
@@ -170,7 +177,7 @@ def test_every_phase_computes_in_the_format_of_the_training(mixed_precision, tmp
     for name in ("fox", "cat"):
         base = ToyBase(UNET, on_predict=on_predict)
         sequence = teach(base, toy_concept(name), settings, sequence, on_step)
-    assert seen == {phase: {mixed_precision == "bf16"} for phase in ("train", "consolidate", "fisher")}
+    assert seen == {phase: {FORMATS[mixed_precision]} for phase in ("train", "consolidate", "fisher")}
     assert all(value.dtype == torch.float32 for value in sequence.method_state().values())
 
 
@@ -188,10 +195,84 @@ def test_the_fisher_in_bf16_is_that_of_fp32_but_for_rounding(tmp_path):
     assert (plain - rounded).norm() < 0.02 * plain.norm()
 
 
-@pytest.mark.parametrize(("mixed_precision", "kept"), [("no", True), ("auto", True), ("fp16", True), ("bf16", False)])
-def test_passes_without_a_scaled_loss_are_never_in_fp16(mixed_precision, kept):
-    base = ToyBase(UNET)
-    assert (unscaled(base, mixed_precision) is base) == kept
+class Faint(ToyBase):
+    """A base whose gradients are as small as those of a mean over many numbers; fp16 rounds or loses them."""
+
+    def predict(self, x_t, t, conditioning):
+        prediction = super().predict(x_t, t, conditioning).float()
+        return prediction.detach() + 1e-7 * (prediction - prediction.detach())
+
+
+def scaler_at(scale):
+    return torch.amp.GradScaler("cpu", scale)
+
+
+def fisher(base, mixed_precision, scaler, classifier):
+    task = trained_task(in_format(base, mixed_precision), scaler=scaler)
+    ewc = EWC(toy_settings(fisher_draws=6, temperature=0.5), classifier=classifier)
+    squares = [sum_of_squares(gradients) for gradients in ewc.gradients(task, 6)]
+    return torch.cat([sum(s[name] for s in squares).sqrt().flatten() for name in squares[0]])
+
+
+def off(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("classifier", [False, True])
+def test_the_fisher_in_fp16_is_that_of_fp32_whatever_the_scale_was(classifier):
+    plain = fisher(Faint(), "no", scaler_at(1.0), classifier)
+    assert float(plain.norm()) > 0
+    for scale in (FIRST_SCALE, 2.0**60):  # the latter overflows, again and again
+        assert off(fisher(Faint(), "fp16", scaler_at(scale), classifier), plain) < 0.01
+    assert off(fisher(Faint(), "fp16", scaler_at(1.0), classifier), plain) > 0.05
+
+
+def consolidated(mixed_precision, scaler, steps=1):
+    """The student's gradient at its last step, and how far it went from the teacher."""
+    task = trained_task(in_format(Faint(), mixed_precision), scaler=scaler)
+    before, gradients = task.adapter.state_dict(), []
+    for parameter in task.adapter.parameters.values():
+        parameter.register_post_accumulate_grad_hook(lambda p: gradients.append(p.grad.flatten().clone()))
+    records = list(DSC(toy_settings(steps=steps, consolidation=1.0, temperature=0.5), True).consolidate(task))
+    moved = sum(float((value - before[name]).abs().sum()) for name, value in task.adapter.state_dict().items())
+    assert len(records) == steps and all(math.isfinite(record.loss) for record in records)
+    return torch.cat(gradients), moved
+
+
+def test_the_consolidation_in_fp16_has_the_gradient_of_fp32():
+    plain, _ = consolidated("no", scaler_at(1.0))
+    found, moved = consolidated("fp16", scaler_at(FIRST_SCALE))
+    assert off(found / FIRST_SCALE, plain) < 0.01 and moved > 0
+    assert off(consolidated("fp16", scaler_at(1.0))[0], plain) > 0.05
+
+
+def test_a_step_of_the_consolidation_that_overflows_is_left_out():
+    scaler = scaler_at(2.0**60)
+    assert consolidated("fp16", scaler)[1] == 0 and scaler.get_scale() == 2.0**59
+    assert consolidated("fp16", scaler_at(2.0**60), steps=40)[1] > 0
+
+
+class InFp16(ToyBase):
+    """As a host holds its model on a GPU without bf16."""
+
+    dtype = torch.float16
+    mixed_precision = "fp16"
+
+
+@pytest.mark.parametrize(
+    ("base", "mixed_precision", "expected", "scaled"),
+    [
+        (ToyBase(), "auto", None, False),
+        (ToyBase(), "bf16", torch.bfloat16, False),
+        (InFp16(), "auto", torch.float16, True),
+        (InFp16(), "no", None, True),  # the host computes in fp16
+        (InFp16(), "bf16", torch.bfloat16, False),
+    ],
+)
+def test_auto_is_what_the_base_says_and_every_loss_in_fp16_is_scaled(base, mixed_precision, expected, scaled):
+    assert number_format(base, mixed_precision) == expected
+    assert loss_scaler(base, mixed_precision).is_enabled() == scaled
+    assert (in_format(base, mixed_precision) is base) == (expected is None)
 
 
 def test_the_scaler_goes_on_counting_where_it_was():
@@ -209,5 +290,3 @@ def test_only_on_cuda():
     check_precision("bf16", torch.device("cpu"))
     with pytest.raises(ContinualLoraError, match=r"CUDA GPU\. This model is on cpu\. Set"):
         check_precision("fp16", torch.device("cpu"))
-    with autocast("fp16", torch.device("cpu")):
-        assert torch.get_autocast_dtype("cpu") == torch.float16

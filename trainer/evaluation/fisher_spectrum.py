@@ -18,6 +18,7 @@ from ..methods.ewc import EWC
 from ..settings import TrainSettings
 from ..task import TrainedTask
 from ..trained import trained_task
+from ..training.precision import in_format, loss_scaler
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,16 @@ def restored_task(denoiser: Denoiser, line: ConceptSequence) -> TrainedTask:
     adapter, tokens = attach(denoiser, line)
     task = line.tasks[-1]
     latents = encode_one_by_one(denoiser, line.images(task))
-    return trained_task(denoiser, adapter, tokens, line.up_to(task.index - 1), task, latents)
+    mixed_precision = task.settings["mixed_precision"]
+    return trained_task(
+        in_format(denoiser, mixed_precision),
+        adapter,
+        tokens,
+        line.up_to(task.index - 1),
+        task,
+        latents,
+        scaler=loss_scaler(denoiser, mixed_precision),
+    )
 
 
 def _spectra(ewc: EWC, task: TrainedTask, draws: int, on_draws: Callable[[int], None]) -> dict[str, Spectrum]:

@@ -118,6 +118,7 @@ def backward_through_errors(
     weights: Callable[[Tensor], Tensor],
     low_memory: bool,
     matches: Sequence[Match] = (),
+    scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> tuple[Tensor, list[Tensor]]:
     """Back-propagate a loss of the errors whose derivative d loss / d e is known, plus distances to given predictions.
 
@@ -129,6 +130,7 @@ def backward_through_errors(
             prompts in one pass. The gradients are equal up to rounding; the first has one graph in memory at a time,
             and needs K - 1 forward passes more.
         matches: predictions to be matched; the mean over the batch of each one's distance is added to the loss.
+        scaled: the loss -> what is sent back of it; gradients are as many times larger.
 
     Returns:
         The errors, [K, B], and the distance of each match, [B], without a graph.
@@ -147,7 +149,7 @@ def backward_through_errors(
         own = [match for match in matches if match.prompt in part]
         distances = [batch.distance(predictions[match.prompt - first], match.target) for match in own]
         weighted = (errors * factors[part.start : part.stop]).sum()
-        torch.stack([weighted, *(distance.mean() for distance in distances)]).sum().backward()
+        scaled(torch.stack([weighted, *(distance.mean() for distance in distances)]).sum()).backward()
         return [distance.detach() for distance in distances]
 
     distances = go_back(len(before), predictions, errors)

@@ -32,6 +32,7 @@ from ..settings import TrainSettings
 from ..task import StepRecord, TrainedTask, step_rng
 from ..training.divergence import check_numbers
 from ..training.optimizers import build_optimizer, set_training
+from ..training.precision import clipped_norm
 from ..training.schedule import schedule_factor
 from .method import Method
 
@@ -77,14 +78,15 @@ class DSC(Method):
             errors, values = self._backward(task, batch, prompts, (teacher, task.earlier_adapter(j)), temperature)
             penalty = task.penalty()
             if penalty is not None:
-                penalty.backward()
-            norm = torch.nn.utils.clip_grad_norm_(adapter.parameters.values(), settings.gradient_clip)
+                task.scaler.scale(penalty).backward()
+            norm = clipped_norm(task.scaler, optimizer, [*adapter.parameters.values()], settings.gradient_clip)
             loss, held = float(errors[0].mean()), 0.0 if penalty is None else penalty.item()
-            check_numbers(loss, held, norm.item(), f"step {step + 1} of {total} of the consolidation")
+            check_numbers(loss, held, norm, f"step {step + 1} of {total} of the consolidation")
             optimizer.param_groups[0]["lr"] = settings.learning_rate * schedule_factor(
                 step, total, 0, settings.schedule
             )
-            optimizer.step()
+            task.scaler.step(optimizer)
+            task.scaler.update()
             values["adapter_norm"] = adapter.norm()
             yield StepRecord("consolidate", step + 1, total, loss, held, values)
         set_training(optimizer, False)
@@ -115,7 +117,8 @@ class DSC(Method):
             summed = torch.stack(terms).sum(0) if terms else torch.zeros_like(errors)
             return temperature**2 * summed / len(batch)
 
-        errors, distances = backward_through_errors(batch, prompts, weights, self.settings.low_memory, matches)
+        low_memory, scaled = self.settings.low_memory, task.scaler.scale
+        errors, distances = backward_through_errors(batch, prompts, weights, low_memory, matches, scaled)
         values = {f"l2_teacher{i}": float(d.mean()) for i, d in enumerate(distances, start=1)}
         scores = dc_log_scores(errors, temperature)
         for i, target in enumerate(targets, start=1):

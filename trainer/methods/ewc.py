@@ -116,14 +116,28 @@ class EWC(Method):
             truth[0] = 1.0
             return truth + cross_entropy_error_gradient(errors, truth, temperature) if self.classifier else truth
 
-        size = self.settings.batch_size
+        # The training, which has no scores, found the scale; their gradient carries 1 / tau.
+        scale = task.scaler.get_scale()
+        scale = max(1.0, scale / (1 + 1 / temperature)) if self.classifier else scale
+        size, low_memory = self.settings.batch_size, self.settings.low_memory
+
+        def scaled(loss: Tensor) -> Tensor:
+            return scale * loss
+
         for step in task.work.share(math.ceil(draws / size)):
             count = min(size, draws - step * size)
             batch, prompts = self._batch(task, "fisher", step, count)
-            with per_sample_gradients(self._layers(task.adapter), count) as gradients:
-                errors, _ = backward_through_errors(batch, prompts, weights, self.settings.low_memory)
-            for parameter in task.adapter.parameters.values():
-                parameter.grad = None
+            while True:
+                with per_sample_gradients(self._layers(task.adapter), count) as gradients:
+                    errors, _ = backward_through_errors(batch, prompts, weights, low_memory, scaled=scaled)
+                for parameter in task.adapter.parameters.values():
+                    parameter.grad = None
+                if scale <= 1 or all(bool(gradient.isfinite().all()) for gradient in gradients.values()):
+                    break
+                scale /= 2  # the draw overflowed in fp16, and is made again
+            if scale > 1:
+                for gradient in gradients.values():
+                    gradient.div_(scale)
             yield step, errors, gradients
 
     def _temperature(self, task: TrainedTask) -> float:

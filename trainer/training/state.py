@@ -11,7 +11,7 @@ from ..adapters.adapter import Adapter
 from ..denoiser import TokenVectors
 from ..settings import TrainSettings
 from .optimizers import build_optimizer, load_optimizer_state, optimizer_state, set_training
-from .precision import FIRST_SCALE, loss_scaler
+from .precision import FIRST_SCALE, NO_SCALER
 
 
 class TrainState:
@@ -20,10 +20,17 @@ class TrainState:
     Args:
         adapter: live on the view.
         token: where the new token's vectors start.
-        settings: optimizer, learning rates, weight decay, `mixed_precision` and `ema_decay`.
+        settings: optimizer, learning rates, weight decay and `ema_decay`.
+        scaler: of the loss; by default it is not scaled.
     """
 
-    def __init__(self, adapter: Adapter, token: TokenVectors, settings: TrainSettings) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        token: TokenVectors,
+        settings: TrainSettings,
+        scaler: torch.amp.GradScaler = NO_SCALER,
+    ) -> None:
         self.adapter = adapter
         self.token = {name: nn.Parameter(value.detach().clone().float()) for name, value in token.items()}
         self.step = 0
@@ -49,8 +56,7 @@ class TrainState:
         self.peaks = [settings.learning_rate, settings.token_learning_rate]
         for value in self.token.values():
             value.requires_grad_(settings.token_learning_rate > 0)
-        device = next(adapter.unet.parameters()).device
-        self.scaler = loss_scaler(settings.mixed_precision, device)
+        self.scaler = scaler
         self.ema_decay = settings.ema_decay
         averaged = self.parameters if settings.ema_decay else {}
         self.average = {name: value.detach().clone() for name, value in averaged.items()}

@@ -14,7 +14,6 @@ from ..losses.denoising import NoisedBatch
 from ..settings import TrainSettings
 from ..task import step_rng
 from . import schedule
-from .precision import autocast
 
 PHASE = "validation"
 DRAWS = 8  # of (t, noise), t from each eighth of 0..999
@@ -43,7 +42,7 @@ class Validation:
         Args:
             denoiser: with the adapter as it is to be measured.
             encode: prompts -> their conditioning.
-            settings: batch size and number format.
+            settings: batch size.
             seed: of the task.
         """
         rng = step_rng(seed, PHASE, 0)
@@ -55,9 +54,8 @@ class Validation:
             latents, prompt = self.latents[part], encode([self.prompts[i] for i in part.tolist()])
             for time, noise in zip(times, noises, strict=True):
                 t = torch.full((len(part),), time, device=latents.device)
-                with autocast(settings.mixed_precision, denoiser.device):
-                    error = NoisedBatch(denoiser, latents, t, noise[part].to(latents), masks).error(prompt)
-                total += error.sum().item()
+                batch = NoisedBatch(denoiser, latents, t, noise[part].to(latents), masks)
+                total += batch.error(prompt).sum().item()
         return total / (DRAWS * shape[0])
 
 

@@ -18,7 +18,7 @@ from ...adapters.layers import (
 from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
 from ..fingerprint import autoencoder_fingerprint
-from .memory import host_mode, load, needed_for_scores, needed_for_training, room
+from .memory import host_mode, load, mixed_precision, needed_for_scores, needed_for_training, room
 from .private import private_view
 from .tokens import text_encoders, with_tokens
 from .weights import model_weights_fingerprint
@@ -122,6 +122,8 @@ class ComfyBase:
         self.family = _family(self._model)
         channels, side = self._model.latent_format.latent_channels, self.family.resolution // SCALE
         self._take_views(needed_for_scores(model, channels, side))
+        self.dtype: torch.dtype = self._model.manual_cast_dtype or self._model.get_dtype()
+        self.mixed_precision = mixed_precision(self.device)
         self.parameterization: Parameterization = PARAMETERIZATIONS[self._model.model_type]
         self.architecture, self.resolution = self.family.architecture, self.family.resolution
         self._scales, self._timesteps = self._schedule()
@@ -205,7 +207,7 @@ class ComfyBase:
 
         Where autocast would cast the weights back to what they are held in, they are not cast at all.
         """
-        dtype = self._model.manual_cast_dtype or self._model.get_dtype()
+        dtype = self.dtype
         if torch.is_autocast_enabled(self.device.type):
             wanted = torch.get_autocast_dtype(self.device.type)
             dtype = wanted if wanted == self._model.get_dtype() else dtype

@@ -1,4 +1,4 @@
-"""Memory from the host, by its own means, and back to it."""
+"""Memory from the host, by its own means, and back to it; and what it says of the device."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +32,15 @@ def load(patchers: list[Any], memory_required: float = 0) -> None:
     """
     with host_mode():
         model_management.load_models_gpu(patchers, memory_required=memory_required)
+
+
+def mixed_precision(device: torch.device) -> str:
+    """Which format the host finds worth computing in, "no" beside CUDA: what "auto" is."""
+    if device.type != "cuda":
+        return "no"
+    if model_management.should_use_bf16(device):
+        return "bf16"
+    return "fp16" if model_management.should_use_fp16(device) else "no"
 
 
 def needed_for_scores(model: Any, channels: int, side: int) -> float:

@@ -37,6 +37,7 @@ class TinyBase:
     parameterization: Parameterization = "eps"
     architecture = "continual-lora-tiny"
     resolution = 64
+    dtype = torch.float32
 
     def __init__(self, folder: Path | None = None, device: str | torch.device = "cpu") -> None:
         folder = folder or weights_folder()
@@ -44,6 +45,8 @@ class TinyBase:
         self.weights = load_weights(folder)
         for module in (self.weights.unet, self.weights.text, self.weights.autoencoder):
             module.to(self.device).train(False).requires_grad_(False)
+        native = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        self.mixed_precision = "bf16" if native else "no"
         self.unet = shared_view(self.weights.unet)
         self.fingerprint = fingerprint(self.weights.unet)
         signal = scaled_linear_alphas_cumprod().to(self.device)
