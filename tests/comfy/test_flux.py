@@ -42,7 +42,7 @@ def teaching() -> dict[str, Any]:
     graph: dict[str, Any] = {}
     graph["options"] = node(
         "ContinualLoRA_TrainOptions",
-        **(defaults_of_options() | {"resolution": 64, "batch_size": 1, "fisher_draws": 2}),
+        **(defaults_of_options() | {"resolution": 64, "batch_size": 1, "fisher_draws": 2, "mixed_precision": "bf16"}),
     )
     models = {name: ["base", index] for index, name in enumerate(("model", "clip", "vae"))}
     settings = {"sequence_name": "flux", "recipe": "lora_ewc_dc", "steps": 3, "rank": 2, "learning_rate": 1e-2}

@@ -57,8 +57,9 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_host_computes_what_our_modules_compute(comfy_path: Path, random_weights: Path, tmp_path: Path) -> None:
     found = run_inside("tiny_parity.py", comfy_path, tmp_path, random_weights)
-    assert found["random state"] == 0
-    assert max(found.values()) < 1e-5, found
+    assert found["differences"]["random state"] == 0
+    assert max(found["differences"].values()) < 1e-5, found
+    assert found["devices"] == ["meta", "meta"]
 
 
 def test_core_nodes_make_an_image_of_the_base(client: Client, server: Server) -> None:

@@ -1,7 +1,8 @@
 """Compare the host's objects on the embedded base with our own modules; run as a script outside the test process.
 
 `python tiny_parity.py COMFYUI PARENT WEIGHTS`: PARENT holds the pack as `continual_lora`, so that the pack's root is
-never on the path beside ComfyUI's own `nodes`. Prints a JSON object: what was compared -> the largest difference.
+never on the path beside ComfyUI's own `nodes`. Prints a JSON object: what was compared -> the largest
+difference, and where answers of the autoencoder are.
 """
 
 import json
@@ -9,6 +10,23 @@ import sys
 from pathlib import Path
 
 PROMPTS = ["", "photo of a cat", "Apple, xyzzyx ROCKET!", "one two three four five six seven eight nine ten " * 2]
+
+
+def away_from_its_layers(folder: Path) -> list[str]:
+    """Where the autoencoder's answers are, if the host has left its layers on the CPU (--novram).
+
+    The other device is torch's "meta", which has no numbers.
+    """
+    import torch
+    from continual_lora.trainer.bases.comfyui.tiny import load_tiny_base
+
+    _, _, vae = load_tiny_base(folder=folder)
+    away, autoencoder = torch.device("meta"), vae.first_stage_model
+    vae.patcher.load_device = away
+    vae.patcher.load(away, lowvram_model_memory=0.1)
+    assert all(value.device.type == "cpu" for value in autoencoder.parameters())
+    latents = autoencoder.encode(torch.zeros(1, 3, 64, 64, device=away))
+    return [value.device.type for value in (latents, autoencoder.decode(latents))]
 
 
 def differences(folder: Path) -> dict[str, float]:
@@ -54,4 +72,5 @@ if __name__ == "__main__":
     import torch
 
     with torch.inference_mode():  # as nodes run
-        sys.stdout.write(json.dumps(differences(Path(weights))))
+        found = {"differences": differences(Path(weights)), "devices": away_from_its_layers(Path(weights))}
+        sys.stdout.write(json.dumps(found))

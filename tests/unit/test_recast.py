@@ -72,6 +72,21 @@ def test_gradients_are_those_of_autograd_to_the_bit_and_no_weight_is_kept(dtype,
     assert (5, 7) not in found[2] and (7, 9) not in found[2]
 
 
+def test_what_a_layer_answers_can_be_added_onto_in_place():
+    """As Flux does with its two streams, [B, N, C]."""
+
+    def passed(layer):
+        x = torch.linspace(-1, 1, 30).view(2, 3, 5).requires_grad_()
+        output = layer(x)
+        output += x.sum(-1, keepdim=True)
+        output.float().square().sum().backward()
+        return output.detach(), x.grad
+
+    plain, changed = network(torch.bfloat16)[0], nn.Sequential(network(torch.bfloat16)[0])
+    make_weights_twice(changed, is_cast)
+    assert all(map(torch.equal, passed(changed), passed(plain)))
+
+
 def test_a_made_weight_is_kept_until_its_gradient_is_computed(monkeypatch):
     """On a GPU it lies in memory of another stream, which would be given to the next weight before."""
     order = []

@@ -41,7 +41,9 @@ class _MadeTwice(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:  # noqa: ANN401
         ctx.call, ctx.shape, ctx.dtype = call, x.shape, x.dtype
         ctx.autocast = torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type)
-        return call(x)
+        output = call(x)
+        # A view made in here could not be added onto in place, which the host's Flux does.
+        return output.new_empty(0).set_(output) if output._is_view() else output  # type: ignore[call-overload]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401

@@ -12,6 +12,7 @@ import comfy.clip_model
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -135,8 +136,8 @@ class _ClipModel(comfy.sd1_clip.SD1ClipModel):  # type: ignore[misc]
 class _Vae(comfy.sd.VAE):  # type: ignore[misc]
     """The host's VAE around our autoencoder.
 
-    The host sets itself up around the smallest KL autoencoder that it can build; then ours takes its place. So every
-    attribute that some version of the host wants is there.
+    The host sets itself up around the smallest KL autoencoder that it can build; then ours takes its place, of the
+    host's own layers. So every attribute that some version of the host wants is there.
     """
 
     def __init__(self, autoencoder: Autoencoder, device: Any) -> None:
@@ -145,11 +146,13 @@ class _Vae(comfy.sd.VAE):  # type: ignore[misc]
         params = {"ddconfig": {**channels, **depth}, "embed_dim": 4}
         weights = AutoencoderKL(**params).state_dict()
         super().__init__(sd=weights, device=device, config={"params": params}, dtype=torch.float32)
-        self.first_stage_model = autoencoder
+        own = Autoencoder(comfy.ops.disable_weight_init).train(False).requires_grad_(False)
+        own.load_state_dict(autoencoder.state_dict())
+        self.first_stage_model = own
         self.latent_channels = unet.LATENT_CHANNELS
         self.disable_offload = True
-        self.patcher = _patcher(autoencoder, self.device, comfy.model_management.vae_offload_device())
-        self.size = comfy.model_management.module_size(autoencoder)
+        self.patcher = _patcher(own, self.device, comfy.model_management.vae_offload_device())
+        self.size = comfy.model_management.module_size(own)
         # Bytes: activations of 48 channels at half the image's size dominate, some of them alive at once.
         self.memory_used_encode = lambda shape, dtype: 400 * shape[2] * shape[3]
         self.memory_used_decode = lambda shape, dtype: 400 * 64 * shape[2] * shape[3]
