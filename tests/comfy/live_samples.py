@@ -53,6 +53,7 @@ def compared(comfyui: Path, parent: Path, checkpoint: Path) -> dict[str, Any]:
     rough = picture(taught("rough", sample_every=2, sample_with_vae=False), 2)
     files = [sorted(path for path in line.folder(line.tasks[0]).rglob("*.*")) for line in (with_, without)]
     return {
+        "device": model.load_device.type,
         "difference": float((last - finished).abs().max()),
         "difference of the steps": float((last - first).abs().max()),
         "spread": float(last.std()),
