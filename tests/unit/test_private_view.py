@@ -93,3 +93,25 @@ def test_nothing_is_brought_that_is_there(model):
     view = private_view(model, CPU, {"adapted"}, 1e9)
     assert view.first.weight.data_ptr() == model.first.weight.data_ptr()
     assert view.adapted.weight.data_ptr() == model.adapted.weight.data_ptr()
+
+
+class Own(nn.Linear):
+    """Of another pack: it may do more than a cast."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "device", "asked"),
+    [
+        (nn.Linear, torch.bfloat16, CPU, 0),
+        (nn.Linear, torch.float16, CPU, 0),
+        (nn.Linear, torch.float8_e4m3fn, CPU, 1),
+        (Own, torch.bfloat16, CPU, 1),
+        (nn.Linear, torch.float32, OTHER, 1),
+    ],
+)
+def test_a_layer_is_asked_for_its_weight_but_where_that_is_a_cast(kind, dtype, device, asked, monkeypatch):
+    calls = []
+    monkeypatch.setattr(kind, "forward", lambda layer, x: calls.append(layer) or x)
+    view = private_view(nn.Sequential(kind(4, 4, dtype=torch.float32)).to(device, dtype), CPU)
+    view(torch.ones(2, 4))
+    assert len(calls) == asked

@@ -29,6 +29,19 @@ def is_cast(layer, x):
     return layer.weight.dtype != x.dtype
 
 
+def never(layer, x):
+    """The weight is made in a way that the layer alone knows."""
+    return False
+
+
+def always(layer, x):
+    """It is merely cast."""
+    return True
+
+
+either = pytest.mark.parametrize("cast", [never, always])
+
+
 def network(dtype):
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -63,16 +76,18 @@ def passed(layers, autocast=False):
     ("dtype", "autocast"),
     [(torch.float16, False), (torch.bfloat16, False), (torch.float16, True), (torch.float32, True)],
 )
-def test_gradients_are_those_of_autograd_to_the_bit_and_no_weight_is_kept(dtype, autocast):
+@either
+def test_gradients_are_those_of_autograd_to_the_bit_and_no_weight_is_kept(dtype, autocast, cast):
     plain, changed = network(dtype), network(dtype)
-    make_weights_twice(changed, is_cast)
+    make_weights_twice(changed, is_cast, cast)
     expected, found = passed(plain, autocast), passed(changed, autocast)
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
     assert (5, 7) in expected[2] and (7, 9) in expected[2]
     assert (5, 7) not in found[2] and (7, 9) not in found[2]
 
 
-def test_what_a_layer_answers_can_be_added_onto_in_place():
+@either
+def test_what_a_layer_answers_can_be_added_onto_in_place(cast):
     """As Flux does with its two streams, [B, N, C]."""
 
     def passed(layer):
@@ -83,7 +98,7 @@ def test_what_a_layer_answers_can_be_added_onto_in_place():
         return output.detach(), x.grad
 
     plain, changed = network(torch.bfloat16)[0], nn.Sequential(network(torch.bfloat16)[0])
-    make_weights_twice(changed, is_cast)
+    make_weights_twice(changed, is_cast, cast)
     assert all(map(torch.equal, passed(changed), passed(plain)))
 
 
@@ -98,7 +113,7 @@ def test_a_made_weight_is_kept_until_its_gradient_is_computed(monkeypatch):
     monkeypatch.setattr(recast, "PRODUCTS", own)
     monkeypatch.setattr(recast, "_keep_until_done", lambda weight: order.append(tuple(weight.shape)))
     layers = network(torch.float16)[:3]
-    make_weights_twice(layers, is_cast)
+    make_weights_twice(layers, is_cast, never)
     passed(layers)
     assert order == ["product", (9, 7), "product", (7, 5)]
 
@@ -118,11 +133,12 @@ class Products(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_no_product_is_computed_a_second_time(autocast):
+@either
+def test_no_product_is_computed_a_second_time(autocast, cast):
     layers = network(torch.float16)
     with Products() as plain:
         passed(layers, autocast)
-    make_weights_twice(layers, is_cast)
+    make_weights_twice(layers, is_cast, cast)
     with Products() as changed:
         passed(layers, autocast)
     # One of the convolutions pads in words, which is left to autograd: it is computed again.
@@ -131,7 +147,8 @@ def test_no_product_is_computed_a_second_time(autocast):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_under_autocast_a_weight_is_cast_once_a_pass_and_not_to_fp32(dtype):
+@either
+def test_under_autocast_a_weight_is_cast_once_a_pass_and_not_to_fp32(dtype, cast):
     class Casts(TorchDispatchMode):
         def __init__(self):
             super().__init__()
@@ -144,7 +161,7 @@ def test_under_autocast_a_weight_is_cast_once_a_pass_and_not_to_fp32(dtype):
             return made
 
     layers = network(dtype)
-    make_weights_twice(layers, is_cast)
+    make_weights_twice(layers, is_cast, cast)
     with Casts() as casts:
         passed(layers, autocast=True)
     assert casts.formats == [torch.bfloat16] * (0 if dtype == torch.bfloat16 else 2)  # there, and on the way back
@@ -158,19 +175,21 @@ def test_a_layer_that_multiplies_in_its_own_way_keeps_its_gradient():
 
     layers = [nn.Sequential(Own(5, 7, dtype=torch.float16)).requires_grad_(False) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
-    make_weights_twice(layers[1], is_cast)
+    make_weights_twice(layers[1], is_cast, never)
     assert torch.equal(passed(layers[0])[1], passed(layers[1])[1])
 
 
-def test_a_layer_with_its_weight_at_hand_is_computed_as_ever():
+@either
+def test_a_layer_with_its_weight_at_hand_is_computed_as_ever(cast):
     layers = network(torch.float32)
-    make_weights_twice(layers, is_cast)
+    make_weights_twice(layers, is_cast, cast)
     assert (7, 9) in passed(layers)[2]
 
 
-def test_without_a_gradient_to_come_there_is_no_graph():
+@either
+def test_without_a_gradient_to_come_there_is_no_graph(cast):
     layers = network(torch.float16)
-    make_weights_twice(layers, is_cast)
+    make_weights_twice(layers, is_cast, cast)
     assert not layers(torch.ones(1, 5)).requires_grad
 
 
@@ -179,7 +198,7 @@ def test_layers_do_not_hold_themselves_alive():
     import weakref
 
     layers = network(torch.float16)
-    make_weights_twice(layers, is_cast)
+    make_weights_twice(layers, is_cast, never)
     layer = weakref.ref(layers[0])
     gc.disable()
     try:

@@ -2,7 +2,8 @@
 
 Autograd would keep the made weight of every layer until its gradient is wanted: all of the model, in the number format
 of the computation. Here it is made a second time instead. Only the layer knows how, so it is called again, but where it
-would multiply by the weight, the gradient alone is computed.
+would multiply by the weight, the gradient alone is computed. Where the weight is merely cast, as it mostly is, no call
+is needed for that: it would take ten times as long as the cast itself, and a GPU waits for it.
 """
 
 import weakref
@@ -22,6 +23,7 @@ PRODUCTS: dict[object, Callable[..., Tensor]] = {
     functional.conv2d: grad.conv2d_input,
     functional.conv3d: grad.conv3d_input,
 }
+FUNCTION_OF = {2: functional.linear, 3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d}
 ARGUMENTS: dict[str, Any] = {
     "input": None,
     "weight": None,
@@ -41,9 +43,7 @@ class _MadeTwice(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:  # noqa: ANN401
         ctx.call, ctx.shape, ctx.dtype = call, x.shape, x.dtype
         ctx.autocast = torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type)
-        output = call(x)
-        # A view made in here could not be added onto in place, which the host's Flux does.
-        return output.new_empty(0).set_(output) if output._is_view() else output  # type: ignore[call-overload]
+        return _not_a_view(call(x))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
@@ -53,6 +53,29 @@ class _MadeTwice(torch.autograd.Function):
             output = ctx.call(anywhere)
         (found,) = torch.autograd.grad(output, anywhere, gradient)
         return found, None
+
+
+class _Cast(torch.autograd.Function):
+    """The same of a layer whose weight is its own in another number format."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:  # noqa: ANN401
+        ctx.layer, ctx.shape = layer, x.shape
+        weight, bias = layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype)
+        product = functional.linear if isinstance(layer, nn.Linear) else layer._conv_forward
+        return _not_a_view(product(x, weight, bias))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        (gradient,), layer = gradients, ctx.layer
+        geometry = () if isinstance(layer, nn.Linear) else (layer.stride, layer.padding, layer.dilation, layer.groups)
+        weight = layer.weight.to(gradient.dtype)
+        return PRODUCTS[FUNCTION_OF[weight.dim()]](ctx.shape, weight, gradient, *geometry), None
+
+
+def _not_a_view(output: Tensor) -> Tensor:
+    """A view made where autograd does not look could not be added onto in place, as the host's Flux does."""
+    return output.new_empty(0).set_(output) if output._is_view() else output  # type: ignore[call-overload]
 
 
 class _GradientsOnly(TorchFunctionMode):
@@ -101,24 +124,42 @@ def _keep_until_done(weight: Tensor) -> None:
         weight.record_stream(torch.cuda.current_stream(weight.device))
 
 
-def make_weights_twice(view: nn.Module, made: Callable[[nn.Module, Tensor], bool]) -> None:
+def make_weights_twice(
+    view: nn.Module, made: Callable[[nn.Module, Tensor], bool], cast: Callable[[nn.Module, Tensor], bool]
+) -> None:
     """Let the linear and convolutional layers of a private view keep no made weights; gradients are the same.
 
     Args:
         view: changed in place; the layers keep their types.
         made: (layer, its input) -> whether the layer's weight is not used as it lies there.
+        cast: (a layer of those, its input) -> whether its weight and bias are merely cast to the input's format.
     """
     for layer in view.modules():
         if isinstance(layer, AFFINE):
             # Weakly, so that no layer holds itself alive.
-            layer.forward = partial(_forward, weakref.ref(layer), made)  # type: ignore[method-assign]
+            layer.forward = partial(_forward, weakref.ref(layer), made, cast)  # type: ignore[method-assign]
 
 
-def _forward(layer: Callable[[], Any], made: Callable[[nn.Module, Tensor], bool], x: Tensor) -> Tensor:
+def _forward(
+    layer: Callable[[], Any],
+    made: Callable[[nn.Module, Tensor], bool],
+    cast: Callable[[nn.Module, Tensor], bool],
+    x: Tensor,
+) -> Tensor:
     own = layer()
     call = partial(type(own).forward, own)
     if torch.is_autocast_enabled(x.device.type):
         # Else the weight is made in the format of the input, and then cast and kept by autocast.
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    output: Tensor = _MadeTwice.apply(x, call) if made(own, x) else call(x)  # type: ignore[no-untyped-call]
+    if not made(own, x):
+        output: Tensor = call(x)
+    elif cast(own, x) and _has_plain_geometry(own):
+        output = _Cast.apply(x, own)  # type: ignore[no-untyped-call]
+    else:
+        output = _MadeTwice.apply(x, call)  # type: ignore[no-untyped-call]
     return output
+
+
+def _has_plain_geometry(layer: Any) -> bool:  # noqa: ANN401
+    """Whether `PRODUCTS` has the gradient."""
+    return isinstance(layer, nn.Linear) or (layer.padding_mode == "zeros" and not isinstance(layer.padding, str))

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from ..recast import AFFINE, make_weights_twice
 from ..view import shared_view
 
+# Where the classes are that make a weight by a cast, if it is not packed.
+CASTING = ("comfy.ops", "torch.nn.modules.linear", "torch.nn.modules.conv")
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 FUNCTIONS = ("weight_function", "bias_function")
 LAZY_PATCHES = ("weight_lowvram_function", "bias_lowvram_function")
 # Where dynamic VRAM keeps a layer's copy on the GPU; it may take that away at any time, so the view does without.
@@ -47,7 +50,7 @@ def private_view(
             optional.append(layer)
     for layer in optional:
         room -= _bring(layer, device, room)
-    make_weights_twice(view, _weight_is_made)
+    make_weights_twice(view, _weight_is_made, _weight_is_cast)
     return view
 
 
@@ -74,6 +77,16 @@ def _weight_is_made(layer: nn.Module, x: Tensor) -> bool:
     if type(weight) is not nn.Parameter or weight.dtype != x.dtype or weight.device != x.device:
         return True
     return any(getattr(layer, name, None) for name in FUNCTIONS)
+
+
+def _weight_is_cast(layer: nn.Module, x: Tensor) -> bool:
+    """It is there already, and of a class that does nothing else; one of another pack's may."""
+    tensors = [*layer.parameters(recurse=False)]
+    plain = all(
+        type(tensor) is nn.Parameter and tensor.dtype in FLOATS and tensor.device == x.device for tensor in tensors
+    )
+    known = type(layer).__module__ in CASTING
+    return plain and known and not any(getattr(layer, name, None) for name in FUNCTIONS)
 
 
 def _shared(module: nn.Module) -> Iterator[Any]:
