@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 PROMPT = "photo of a <my-fox> animal"
 UNET = "model.diffusion_model."
@@ -32,6 +32,7 @@ BOOKS = {"weight_function", "bias_function", "comfy_cast_weights"}
 def host_loads_at_most(share: float) -> Iterator[None]:
     """The host has room for this share of a U-Net's weights."""
     from comfy import model_management
+    from continual_lora.trainer.bases.comfyui.memory import host_mode
 
     plain = model_management.LoadedModel.model_use_more_vram
 
@@ -46,7 +47,8 @@ def host_loads_at_most(share: float) -> Iterator[None]:
         yield
     finally:
         model_management.LoadedModel.model_use_more_vram = plain
-        model_management.unload_all_models()
+        with host_mode():
+            model_management.unload_all_models()
 
 
 def user_lora(model: Any) -> Any:
@@ -75,6 +77,8 @@ def layers_of(model: Any) -> dict[str, Any]:
 
 def state_of(*patchers: Any) -> str:
     """A digest of all bits, flags, hooks and patches of what the user has on the sockets."""
+    from scaled import inner
+
     total = hashlib.sha256()
     for patcher in patchers:
         for name, module in patcher.model.named_modules():
@@ -83,9 +87,11 @@ def state_of(*patchers: Any) -> str:
             facts = (name, type(module).__name__, module.training, hooks, functions, sorted(set(vars(module)) - BOOKS))
             total.update(repr(facts).encode())
             for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-                total.update(f"{key} {tensor.requires_grad} {tensor.grad is None} {tensor.is_inference()}".encode())
-                plain = tensor.detach().as_subclass(torch.Tensor).contiguous()
-                total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+                total.update(f"{key} {tensor.requires_grad} {tensor.grad is None}".encode())
+                for part in inner(tensor):
+                    plain = part.detach().as_subclass(torch.Tensor).contiguous()
+                    total.update(f"{type(tensor).__name__} {part.is_inference()}".encode())
+                    total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
         total.update(repr((sorted(patcher.patches), patcher.patches_uuid, sorted(patcher.backup))).encode())
     return total.hexdigest()
 
@@ -103,6 +109,7 @@ def gradients(model: Any, clip: Any, vae: Any) -> tuple[dict[str, torch.Tensor],
     """Of the error by a LoRA of random numbers and by the token, and the bytes that autograd keeps for them."""
     from continual_lora.trainer.adapters.lora import LoraAdapter
     from continual_lora.trainer.bases.comfyui.base import ComfyBase
+    from scaled import inner
 
     base = ComfyBase(model, clip, vae)
     rng = torch.Generator().manual_seed(1)
@@ -116,7 +123,8 @@ def gradients(model: Any, clip: Any, vae: Any) -> tuple[dict[str, torch.Tensor],
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    own = {t.untyped_storage().data_ptr() for t in (*base.unet.parameters(), *base._text.parameters())}
+    parameters = (*base.unet.parameters(), *base._text.parameters())
+    own = {part.untyped_storage().data_ptr() for tensor in parameters for part in inner(tensor)}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         error = fixed_error(base, {"my-fox": token})
     error.backward()
@@ -166,10 +174,11 @@ def findings(model: Any, clip: Any, vae: Any, reference: dict[str, torch.Tensor]
     """All that is found out about one MODEL, with more and less of it loaded; taught once, with nothing loaded."""
     from comfy import model_management
     from continual_lora.trainer.bases.comfyui.base import model_fingerprint
-    from continual_lora.trainer.bases.comfyui.memory import load
+    from continual_lora.trainer.bases.comfyui.memory import host_mode, load
 
     load([model, clip.patcher, vae.patcher])  # once, for the flags that the host changes itself
-    model_management.unload_all_models()
+    with host_mode():
+        model_management.unload_all_models()
     found: dict[str, Any] = {"fingerprints": [model_fingerprint(model)], "loaded": [], "gradients": [], "kept": []}
     state = state_of(model, clip.patcher, vae.patcher)
     with torch.inference_mode(False):
@@ -201,18 +210,23 @@ def main(comfyui: Path, checkpoint: Path, folder: Path) -> dict[str, Any]:
     with torch.inference_mode():  # as a loader node runs
         model, clip, vae = load_checkpoint(comfyui, checkpoint)
     from packed import load_packed, pack, unpack
+    from scaled import rounded_loras, scaled_checkpoint, unscaled
 
     weights = {n.removeprefix(UNET): v for n, v in load_file(checkpoint).items() if n.startswith(UNET)}
     fp8 = {n: v.to(torch.float8_e4m3fn) for n, v in weights.items()}
     rounded = {n: unpack(pack(v)) if v.ndim == 2 else v.float() for n, v in weights.items()}
+    scaled = {n: unscaled(v) if v.ndim == 2 else v.float() for n, v in weights.items()}
+    save_file(scaled_checkpoint(load_file(checkpoint)), folder / "scaled.safetensors")
     with torch.inference_mode():
         in_fp8 = load_checkpoint(comfyui, checkpoint, torch.float8_e4m3fn)[0]
         as_packed = load_packed(weights)
+        as_scaled = load_checkpoint(comfyui, folder / "scaled.safetensors")[0]
         of_fp8 = with_weights(model, {n: v.float() for n, v in fp8.items()})
         of_packed = with_weights(model, rounded)
-        ways = {"plain": model, "fp8": in_fp8, "packed": as_packed}
+        of_scaled = with_weights(model, scaled)
+        ways = {"plain": model, "fp8": in_fp8, "packed": as_packed, "scaled": as_scaled}
         ways |= {f"{name} with LoRA": user_lora(patcher) for name, patcher in ways.items()}
-        references = {"plain": model, "fp8": of_fp8, "packed": of_packed}
+        references = {"plain": model, "fp8": of_fp8, "packed": of_packed, "scaled": of_scaled}
         references |= {f"{name} with LoRA": user_lora(patcher) for name, patcher in references.items()}
     assert not getattr(as_packed, "cached_patcher_init", None)
     found: dict[str, Any] = {}
@@ -220,6 +234,7 @@ def main(comfyui: Path, checkpoint: Path, folder: Path) -> dict[str, Any]:
         with torch.inference_mode(False):
             reference, _ = gradients(references[name], clip, vae)
         found[name] = findings(patcher, clip, vae, reference, folder / name)
+        found[name]["LoRAs rounded"] = rounded_loras(name)
     return found
 
 

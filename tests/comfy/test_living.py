@@ -9,7 +9,7 @@ from .checkpoint import build_checkpoint
 from .inside import run_inside
 
 ROOT = Path(__file__).parents[2]
-KINDS = ["plain", "fp8", "packed"]
+KINDS = ["plain", "fp8", "packed", "scaled"]
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,16 @@ def found(comfy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_it_is_trained_as_an_ordinary_model_of_the_same_weights(kind: str, found: dict[str, Any]) -> None:
     whole, lowvram, novram = found[kind]["loaded"]
     assert whole == 1 and 0.1 < lowvram < 0.9 and novram < 0.01  # how much it is depends on the host
-    # On weights of 8 bits the host rounds a LoRA at random where it loads them; lazily put on, it is not rounded.
-    exact = found[kind]["gradients"][2:] if kind == "fp8 with LoRA" else found[kind]["gradients"]
-    assert max(exact) < 1e-5
+    # On weights of 8 bits the host rounds a LoRA at random where it loads them; lazily put on, it is not rounded. An
+    # older host rounds it always on weights with scales, and cuts it off at the largest: there is nothing exact then.
+    rounded = found[kind]["LoRAs rounded"]
+    inexact = {"never": 0, "loaded": 2, "always": 3}[rounded] if "with LoRA" in kind else 0
+    assert max(found[kind]["gradients"][inexact:], default=0) < 1e-5
     before, after = found[kind]["error"]
     assert after < 0.95 * before
-    assert found[kind]["core LoRA against ours"] < 1e-4
-    assert found[kind]["moved"] > 1e-2
+    moved = found[kind]["moved"]
+    assert found[kind]["core LoRA against ours"] < (0.5 * moved if rounded == "always" else 1e-4)
+    assert moved > 1e-2
     assert found[kind]["unchanged"]
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.shell import OwnLinear, Shell
 from trainer.bases.comfyui.private import DYNAMIC, private_view
 
 CPU, OTHER = torch.device("cpu"), torch.device("meta")
@@ -115,3 +116,71 @@ def test_a_layer_is_asked_for_its_weight_but_where_that_is_a_cast(kind, dtype, d
     view = private_view(nn.Sequential(kind(4, 4, dtype=torch.float32)).to(device, dtype), CPU)
     view(torch.ones(2, 4))
     assert len(calls) == asked
+
+
+SHELL = 4 * 4 + 4 * 4  # bytes of its numbers and of its scales
+
+
+class Network(nn.Module):
+    """Layers that are none of torch's, the middle one with keys of a prompt."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = OwnLinear(4, 4, 1), OwnLinear(4, 4, 2)
+        self.attn2 = nn.Module()
+        self.attn2.to_k = OwnLinear(4, 4, 3)
+
+    def forward(self, x):
+        return self.second(self.attn2.to_k(self.first(x)).sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("room", "brought"),
+    [(SHELL - 1, []), (SHELL, ["first"]), (2 * SHELL - 1, ["first"]), (2 * SHELL, ["first", "second"])],
+)
+def test_of_weights_with_scales_it_brings_what_fits_by_its_real_size(room, brought):
+    model = Network()
+    view = private_view(model, OTHER, {"attn2.to_k"}, room + SHELL)
+    assert [name for name in ("first", "second") if view.get_submodule(name).weight.device == OTHER] == brought
+    assert view.attn2.to_k.weight.device == OTHER
+    assert all(type(layer.weight) is Shell for layer in (view.first, view.second, view.attn2.to_k))
+    assert set(devices(model).values()) == {"cpu"}
+
+
+def test_layers_that_are_not_torchs_are_trained_through_in_exact_numbers_and_keep_no_weights():
+    with torch.inference_mode():
+        model = Network()
+    view = private_view(model, CPU, {"attn2.to_k"})
+    x = torch.linspace(-1, 1, 12).view(3, 4).requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        output = view(x)
+    output.square().sum().backward()
+    first, k, second = (layer.weight.dequantize().clone() for layer in (model.first, model.attn2.to_k, model.second))
+    plain = torch.linspace(-1, 1, 12).view(3, 4).requires_grad_()
+    expected = (plain @ first.T @ k.T).sigmoid() @ second.T
+    expected.square().sum().backward()
+    assert torch.allclose(output, expected) and torch.allclose(x.grad, plain.grad)
+    assert [tuple(tensor.shape) for tensor in kept] == [(3, 4)]  # of the sigmoid
+
+
+def test_what_makes_them_torchs_stays_in_the_view():
+    model = Network()
+    model.first.weight_function = [torch.Tensor.neg]
+    view = private_view(model, CPU)
+    for own, theirs in zip((view.first, view.second), (model.first, model.second), strict=True):
+        assert isinstance(own, nn.Linear) and isinstance(own, OwnLinear) and type(theirs) is OwnLinear
+        assert len(own.weight_function) == len(theirs.weight_function) + 1
+        assert type(own).__name__ == "OwnLinear"
+    x = torch.ones(1, 4)
+    assert torch.allclose(view.first(x), -x @ model.first.weight.dequantize().T)
+
+
+def test_peft_takes_them():
+    from peft import LoraConfig, inject_adapter_in_model
+
+    view = private_view(Network(), CPU)
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=r".*attn2\.to_k"), view, "one")
+    view.attn2.to_k.lora_B["one"].weight.data.fill_(1.0)
+    view(torch.ones(1, 4)).sum().backward()
+    assert view.attn2.to_k.lora_A["one"].weight.grad.abs().max() > 0

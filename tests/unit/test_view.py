@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.shell import Shell, shell
 from tests.toy import ToyUNet
 from trainer.adapters.lora import LoraAdapter
 from trainer.bases.view import shared_view
@@ -85,6 +86,24 @@ def test_a_packed_weight_keeps_what_is_on_it():
     assert type(view.weight) is Packed and isinstance(view.weight, nn.Parameter) and view.weight is not model.weight
     assert view.weight.shape == (3, 2) and view.weight.patches is model.weight.patches
     assert view.weight.data_ptr() == model.weight.data_ptr() and not view.weight.is_inference()
+
+
+def test_a_shell_is_made_anew_around_the_same_numbers():
+    with torch.inference_mode():
+        model = nn.Module()
+        model.weight = nn.Parameter(shell(3, 2), requires_grad=False)
+        model.register_buffer("table", shell(4, 2))
+    view = shared_view(model)
+    assert dict(view.named_parameters()).keys() == {"weight"} and dict(view.named_buffers()).keys() == {"table"}
+    assert isinstance(view.weight, nn.Parameter) and not isinstance(view.table, nn.Parameter)
+    for own, theirs in ((view.weight, model.weight), (view.table, model.table)):
+        assert type(own) is Shell and own is not theirs and torch.equal(own.dequantize(), theirs.dequantize())
+        for name in ("numbers", "scales"):
+            assert getattr(own, name).data_ptr() == getattr(theirs, name).data_ptr()
+            assert getattr(theirs, name).is_inference() and not getattr(own, name).is_inference()
+    x = torch.ones(1, 2, requires_grad=True)
+    nn.functional.linear(x, view.weight).sum().backward()
+    assert torch.allclose(x.grad, model.weight.dequantize().sum(0))
 
 
 def test_what_hangs_on_it_is_not_copied():

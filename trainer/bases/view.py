@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 def _alias(tensor: Tensor) -> Tensor:
     if hasattr(tensor, "__tensor_flatten__"):  # a shell around other tensors, with no storage of its own
-        return tensor
+        names, context = tensor.__tensor_flatten__()
+        inner = {name: _alias(getattr(tensor, name)) for name in names}
+        shell: Tensor = type(tensor).__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())  # type: ignore[attr-defined]
+        shell._is_param = isinstance(tensor, nn.Parameter)  # type: ignore[attr-defined] # nn.Parameter() would copy scales
+        return shell
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
     if type(tensor) not in (Tensor, nn.Parameter):  # packed weights, with a shape and a scale of their own

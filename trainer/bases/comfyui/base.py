@@ -21,7 +21,7 @@ from ..fingerprint import autoencoder_fingerprint
 from .memory import host_mode, load, mixed_precision, needed_for_scores, needed_for_training, room
 from .private import private_view
 from .tokens import text_encoders, with_tokens
-from .weights import model_weights_fingerprint
+from .weights import check_layers, model_weights_fingerprint
 
 PARAMETERIZATIONS: dict[ModelType, Parameterization] = {
     ModelType.EPS: "eps",
@@ -85,15 +85,10 @@ def model_fingerprint(model: Any) -> str:
     """The fingerprint of a MODEL with the LoRAs that the user applied; it does not have to be loaded.
 
     Raises:
-        ContinualLoraError: a kind of model that is not supported, or something is put into its layers for each pass.
+        ContinualLoraError: a kind of model that is not supported, or layers that cannot be trained through.
     """
     _family(model.model)
-    if model.injections:
-        raise ContinualLoraError(
-            "MODEL should carry its LoRAs as Load LoRA puts them on.",
-            f"Something is put into its layers for each pass: {', '.join(model.injections)}.",
-            "Use Load LoRA instead of Load LoRA (Bypass).",
-        )
+    check_layers(model)
     return model_weights_fingerprint(model, prompt_layers(model.model.diffusion_model))
 
 

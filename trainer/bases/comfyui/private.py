@@ -1,8 +1,8 @@
 """A private view of a module that the host has loaded in any of its ways.
 
-The host may keep weights on the CPU (--lowvram, --novram, dynamic VRAM), in 8 bits, or packed by a loader of its own,
-and put a LoRA on them lazily, by functions that hang on the layers. All of it goes on working in the view, because
-every layer is still the host's and makes its weight by the host's means.
+The host may keep weights on the CPU (--lowvram, --novram, dynamic VRAM), in 8 bits or less, with scales or without, or
+packed by a loader of its own, and put a LoRA on them lazily, by functions that hang on the layers. All of it goes on
+working in the view, because every layer is still the host's and makes its weight by the host's means.
 """
 
 import math
@@ -43,6 +43,8 @@ def private_view(
     optional = []
     for name, layer in view.named_modules():
         _leave_dynamic_vram(layer)
+        if hasattr(layer, "in_features") and hasattr(layer, "comfy_cast_weights"):
+            _be_linear(layer)
         # Norms are too small to be left on the CPU, and text encoders compute where their table of words is.
         if name in adapted or not isinstance(layer, AFFINE):
             room -= _bring(layer, device)
@@ -58,7 +60,7 @@ def _bring(layer: nn.Module, device: torch.device, room: float = math.inf) -> in
     """A layer's weights, as the host would hold them there, if there is room; returns the bytes they took."""
     away = {name: tensor for name, tensor in layer.named_parameters(recurse=False) if tensor.device != device}
     dtypes = {name: _model_dtype(layer, name, tensor) for name, tensor in away.items()}
-    size = sum(tensor.numel() * dtypes[name].itemsize for name, tensor in away.items())
+    size = sum(_bytes(tensor, dtypes[name]) for name, tensor in away.items())
     if size > room:
         return 0
     for name, tensor in away.items():
@@ -70,6 +72,14 @@ def _model_dtype(layer: nn.Module, name: str, tensor: Tensor) -> torch.dtype:
     """With dynamic VRAM the host leaves weights as the file has them, and casts them when it brings them."""
     own: torch.dtype | None = getattr(layer, f"{name}_comfy_model_dtype", None)
     return own if own is not None and type(tensor) is nn.Parameter else tensor.dtype
+
+
+def _bytes(tensor: Tensor, dtype: torch.dtype) -> int:
+    """A weight with scales is a shell around its numbers and its scales, which keep their formats."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.numel() * dtype.itemsize
+    inner = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+    return sum(_bytes(part, part.dtype) for part in inner)
 
 
 def _weight_is_made(layer: nn.Module, x: Tensor) -> bool:
@@ -95,6 +105,22 @@ def _shared(module: nn.Module) -> Iterator[Any]:
         for name in FUNCTIONS:
             yield from getattr(layer, name, ())
         yield from (vars(layer)[name] for name in (*LAZY_PATCHES, *DYNAMIC) if name in vars(layer))
+
+
+def _be_linear(layer: Any) -> None:
+    """Files with scales have linear layers that are not torch's, which round their input as their weights are rounded.
+
+    Here they are torch's as well, since peft and we go by the class. And where something is done to a weight, the host
+    unpacks it first, into the input's number format, and then multiplies in that; so nothing is done to it, but called.
+    """
+    if not isinstance(layer, nn.Linear):
+        layer.__class__ = type(type(layer).__name__, (type(layer), nn.Linear), {})
+    if hasattr(layer.weight, "__tensor_flatten__"):
+        layer.weight_function = [*layer.weight_function, _nothing]
+
+
+def _nothing(weight: Tensor) -> Tensor:
+    return weight
 
 
 def _leave_dynamic_vram(layer: Any) -> None:

@@ -5,13 +5,38 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from comfy import model_management
+from comfy.model_patcher import get_key_weight
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from ...adapters.joint import PARTS
+from ...errors import ContinualLoraError
 from ..fingerprint import fingerprint_of, sample_bytes
 
 PREFIX = "diffusion_model."
+
+
+def check_layers(model: Any) -> None:
+    """Whether a MODEL's layers can be trained through.
+
+    Raises:
+        ContinualLoraError: a LoRA is put into them for each pass, or they multiply in fp8, whatever is asked of them.
+    """
+    if model.injections:
+        raise ContinualLoraError(
+            "MODEL should carry its LoRAs as Load LoRA puts them on.",
+            f"Something is put into its layers for each pass: {', '.join(model.injections)}.",
+            "Use Load LoRA instead of Load LoRA (Bypass).",
+        )
+    config = model.model.model_config
+    in_fp8 = getattr(config, "scaled_fp8", None) is not None and config.optimizations.get("fp8")  # older hosts alone
+    if in_fp8 and model_management.supports_fp8_compute(model.load_device):
+        raise ContinualLoraError(
+            "The layers of MODEL should multiply in a number format that can be trained through.",
+            "They are of a file in scaled fp8, by which this version of ComfyUI multiplies in fp8 on this GPU.",
+            "Update ComfyUI (0.28.0 will do), or load the same model from a file in another format.",
+        )
 
 
 def model_weights_fingerprint(model: Any, layers: Iterable[str]) -> str:
@@ -25,18 +50,25 @@ def model_weights_fingerprint(model: Any, layers: Iterable[str]) -> str:
         model: MODEL, loaded or not.
         layers: the keys and values in the U-Net, or the parts of its joint projections.
     """
-    own = model.get_key_patches(PREFIX)
-
-    def weight_of(layer: str) -> Tensor:
-        weight, convert = own[f"{PREFIX}{layer}.weight"][0]
-        return _plain(convert(weight))
-
+    modules = dict(model.model.named_modules())
     weights = {}
     for layer in layers:
         joint, _, part = layer.rpartition(".")
-        whole = f"{PREFIX}{layer}.weight" in own
-        weights[layer] = weight_of(layer) if whole else weight_of(joint).chunk(len(PARTS))[PARTS.index(part)]
+        if f"{PREFIX}{layer}" in modules:
+            weights[layer] = _own_weight(model, layer)
+        else:
+            weights[layer] = _own_weight(model, joint).chunk(len(PARTS))[PARTS.index(part)]
     return fingerprint_of(weights, patches_digest(model.patches))
+
+
+@torch.no_grad()
+def _own_weight(model: Any, layer: str) -> Tensor:
+    """Without the LoRAs; not by the host's `get_key_patches`, which looks for layers' scales where they are not."""
+    key = f"{PREFIX}{layer}.weight"
+    weight, _, convert = get_key_weight(model.model, key)
+    for backup in (model.backup, model.hook_backup):
+        weight = backup[key][0] if key in backup else weight
+    return _plain(convert(weight) if convert and not isinstance(weight, QuantizedTensor) else weight)
 
 
 def patches_digest(patches: dict[str, list[Any]]) -> bytes:
@@ -52,8 +84,9 @@ def patches_digest(patches: dict[str, list[Any]]) -> bytes:
 
 
 def _plain(weight: Tensor) -> Tensor:
-    plain = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
-    return (plain.data if type(plain) in (Tensor, nn.Parameter) else plain).as_subclass(Tensor)
+    if isinstance(weight, QuantizedTensor):  # in fp32, as its scales are: the host computes in what suits the device
+        weight = weight.to(torch.float32).dequantize()
+    return (weight.data if type(weight) in (Tensor, nn.Parameter) else weight).as_subclass(Tensor)
 
 
 def _add(total: Any, value: Any) -> None:
