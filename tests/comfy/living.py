@@ -203,6 +203,15 @@ def with_weights(model: Any, weights: dict[str, torch.Tensor]) -> Any:
     return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32})
 
 
+def left_in_fp32(model: Any, dtype: torch.dtype) -> str:
+    """The fingerprint where dynamic VRAM leaves the weights as the file has them, to be cast when they are brought."""
+    from continual_lora.trainer.bases.comfyui.base import model_fingerprint
+
+    for layer in model.model.diffusion_model.modules():
+        layer.weight_comfy_model_dtype = dtype
+    return str(model_fingerprint(model))
+
+
 def main(comfyui: Path, checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Way -> findings."""
     from continual_lora.trainer.bases.comfyui.checkpoint import load_checkpoint
@@ -235,6 +244,7 @@ def main(comfyui: Path, checkpoint: Path, folder: Path) -> dict[str, Any]:
             reference, _ = gradients(references[name], clip, vae)
         found[name] = findings(patcher, clip, vae, reference, folder / name)
         found[name]["LoRAs rounded"] = rounded_loras(name)
+    found["fp8"]["fingerprints"].append(left_in_fp32(with_weights(model, weights), torch.float8_e4m3fn))
     return found
 
 

@@ -73,6 +73,25 @@ def test_a_lora_that_the_host_puts_on_a_copy_is_put_on_in_the_call(model):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "room", "calls", "functions"),
+    [
+        (torch.float32, 1e9, 1, 0),  # onto what was brought, for good
+        (torch.float32, 0, 0, 1),  # in every call
+        (torch.float8_e4m3fn, 1e9, 0, 1),  # it would be rounded to 8 bits
+    ],
+)
+def test_a_lora_is_put_on_once_where_the_weight_is_brought(model, dtype, room, calls, functions):
+    seen = []
+    model.second.to(dtype)
+    model.second.weight_lowvram_function = lambda weight: seen.append(weight.device.type) or weight.float() * 2
+    model.second.weight_function = []
+    view = private_view(model, OTHER, room=room)
+    assert seen == ["meta"] * calls and len(view.second.weight_function) == functions
+    assert not hasattr(view.second, "weight_lowvram_function") and model.second.weight_function == []
+    assert model.second.weight.dtype == dtype and model.second.weight.device == CPU
+
+
+@pytest.mark.parametrize(
     ("room", "brought"), [(0, set()), (BYTES, set()), (2 * BYTES + ALWAYS, {"first"}), (1e9, {"first", "second"})]
 )
 def test_it_brings_what_fits_and_always_what_is_small_or_adapted(model, room, brought):

@@ -59,16 +59,31 @@ def private_view(
 def _bring(layer: nn.Module, device: torch.device, room: float = math.inf) -> int:
     """A layer's weights, as the host would hold them there, if there is room; returns the bytes they took."""
     away = {name: tensor for name, tensor in layer.named_parameters(recurse=False) if tensor.device != device}
-    dtypes = {name: _model_dtype(layer, name, tensor) for name, tensor in away.items()}
+    dtypes = {name: model_dtype(layer, name, tensor) for name, tensor in away.items()}
     size = sum(_bytes(tensor, dtypes[name]) for name, tensor in away.items())
     if size > room:
-        return 0
+        size, away = 0, {}
     for name, tensor in away.items():
         layer.register_parameter(name, nn.Parameter(tensor.to(device, dtypes[name]), requires_grad=False))
+    _put_on_lora(
+        layer, {name for name, tensor in away.items() if type(tensor) is nn.Parameter and dtypes[name] in FLOATS}
+    )
     return size
 
 
-def _model_dtype(layer: nn.Module, name: str, tensor: Tensor) -> torch.dtype:
+@torch.no_grad()
+def _put_on_lora(layer: Any, brought: Collection[str]) -> None:
+    """The host's lazy patches: onto what was brought once and for all, else in every call; 8 bits would round them."""
+    for function, patch in zip(FUNCTIONS, LAZY_PATCHES, strict=True):
+        name = function.removesuffix("_function")
+        if lazy := vars(layer).pop(patch, None):
+            if name in brought:
+                layer.register_parameter(name, nn.Parameter(lazy(getattr(layer, name)), requires_grad=False))
+            else:
+                setattr(layer, function, [lazy, *getattr(layer, function)])
+
+
+def model_dtype(layer: nn.Module, name: str, tensor: Tensor) -> torch.dtype:
     """With dynamic VRAM the host leaves weights as the file has them, and casts them when it brings them."""
     own: torch.dtype | None = getattr(layer, f"{name}_comfy_model_dtype", None)
     return own if own is not None and type(tensor) is nn.Parameter else tensor.dtype
@@ -126,6 +141,3 @@ def _nothing(weight: Tensor) -> Tensor:
 def _leave_dynamic_vram(layer: Any) -> None:
     for name in [name for name in DYNAMIC if name in vars(layer)]:
         delattr(layer, name)
-    for function, patch in zip(FUNCTIONS, LAZY_PATCHES, strict=True):
-        if lazy := vars(layer).pop(patch, None):
-            setattr(layer, function, [lazy, *getattr(layer, function)])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...adapters.joint import PARTS
 from ...errors import ContinualLoraError
 from ..fingerprint import fingerprint_of, sample_bytes
+from .private import model_dtype
 
 PREFIX = "diffusion_model."
 
@@ -68,6 +69,7 @@ def _own_weight(model: Any, layer: str) -> Tensor:
     weight, _, convert = get_key_weight(model.model, key)
     for backup in (model.backup, model.hook_backup):
         weight = backup[key][0] if key in backup else weight
+    weight = weight.to(model_dtype(model.model.get_submodule(f"{PREFIX}{layer}"), "weight", weight))
     return _plain(convert(weight) if convert and not isinstance(weight, QuantizedTensor) else weight)
 
 
