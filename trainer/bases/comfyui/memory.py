@@ -7,10 +7,6 @@ from typing import Any
 import torch
 from comfy import model_management
 
-# What autograd keeps of a pass in bf16, counted tensor by tensor at sides of 512 to 1024 pixels, is 8.6 times the
-# host's estimate of a pass for SD1.5 and 18.7 times for SDXL. Where every block is checkpointed its inputs are kept,
-# 1.0 times, and what one block keeps inside comes on top.
-KEPT, KEPT_CHECKPOINTED = 20, 5
 SCORED = 8  # samples of a pass that keeps nothing
 
 
@@ -54,15 +50,15 @@ def needed_for_scores(model: Any, channels: int, side: int) -> float:
     return float(model.model.memory_required([SCORED, channels, side, side]))
 
 
-def needed_for_training(model: Any, shape: Sequence[int], checkpointed: bool) -> float:
+def needed_for_training(model: Any, shape: Sequence[int], kept: float) -> float:
     """Bytes that a training pass keeps beside the model.
 
     Args:
         model: MODEL.
         shape: of the largest x_t of a training pass, [B, C, h, w].
-        checkpointed: whether each block keeps its inputs alone.
+        kept: how many times the host's estimate of a pass autograd keeps.
     """
-    return float((KEPT_CHECKPOINTED if checkpointed else KEPT) * model.model.memory_required(list(shape)))
+    return float(kept * model.model.memory_required(list(shape)))
 
 
 def room(patcher: Any, needed: float) -> float:
