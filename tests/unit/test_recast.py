@@ -148,7 +148,7 @@ def test_no_product_is_computed_a_second_time(autocast, cast):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @either
-def test_under_autocast_a_weight_is_cast_once_a_pass_and_not_to_fp32(dtype, cast):
+def test_under_autocast_a_weight_is_cast_once_a_pass_to_its_format(dtype, cast):
     class Casts(TorchDispatchMode):
         def __init__(self):
             super().__init__()
@@ -164,7 +164,9 @@ def test_under_autocast_a_weight_is_cast_once_a_pass_and_not_to_fp32(dtype, cast
     make_weights_twice(layers, is_cast, cast)
     with Casts() as casts:
         passed(layers, autocast=True)
-    assert casts.formats == [torch.bfloat16] * (0 if dtype == torch.bfloat16 else 2)  # there, and on the way back
+    between = [torch.float32] if cast is always and dtype == torch.float16 else []  # on a CPU that is faster
+    there_and_back = 0 if dtype == torch.bfloat16 else 2
+    assert casts.formats == [*between, torch.bfloat16] * there_and_back
 
 
 def test_a_layer_that_multiplies_in_its_own_way_keeps_its_gradient():

@@ -61,7 +61,7 @@ class _Cast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:  # noqa: ANN401
         ctx.layer, ctx.shape = layer, x.shape
-        weight, bias = layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype)
+        weight, bias = _in_format(layer.weight, x.dtype), None if layer.bias is None else layer.bias.to(x.dtype)
         product = functional.linear if isinstance(layer, nn.Linear) else layer._conv_forward
         return _not_a_view(product(x, weight, bias))
 
@@ -69,8 +69,15 @@ class _Cast(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         (gradient,), layer = gradients, ctx.layer
         geometry = () if isinstance(layer, nn.Linear) else (layer.stride, layer.padding, layer.dilation, layer.groups)
-        weight = layer.weight.to(gradient.dtype)
+        weight = _in_format(layer.weight, gradient.dtype)
         return PRODUCTS[FUNCTION_OF[weight.dim()]](ctx.shape, weight, gradient, *geometry), None
+
+
+def _in_format(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight, cast; on a CPU PyTorch goes between the 16-bit formats five times faster by way of fp32."""
+    if weight.device.type == "cpu" and {weight.dtype, dtype} == {torch.float16, torch.bfloat16}:
+        weight = weight.float()
+    return weight.to(dtype)
 
 
 def _not_a_view(output: Tensor) -> Tensor:
