@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +12,10 @@ from trainer.cli.demo import TINY_SETTINGS
 from trainer.recipes import adapter_name
 from trainer.settings import TrainSettings
 from trainer.sweep.one_run import NORMS, SHEET, TASK_COSTS
+
+
+# What the settings of a row in results/ are told against.
+PLAIN = replace(TINY_SETTINGS, penalty_weight=30.0)
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class Job:
 
     @property
     def settings_text(self) -> str:
-        """The settings that differ from the demo's, as JSON; the recipe and the seed have columns of their own."""
-        plain = asdict(TINY_SETTINGS)
+        """The settings that differ from `PLAIN`, as JSON; the recipe and the seed have columns of their own."""
+        plain = asdict(PLAIN)
         own = {name: value for name, value in asdict(self.settings).items() if value != plain[name]}
         return json.dumps({name: value for name, value in own.items() if name not in ("recipe", "seed", "adapter")})
 

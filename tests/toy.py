@@ -123,7 +123,14 @@ def toy_concept(token, *, noun="animal", seed=0, count=3, name=""):
 
 def toy_settings(**changes):
     """Few steps, and a state saved every second one."""
-    few = {"steps": 4, "rank": 2, "learning_rate": 0.05, "fisher_draws": 5, "checkpoint_every": 2}
+    few = {
+        "recipe": "lora_ewc_dc",
+        "steps": 4,
+        "rank": 2,
+        "learning_rate": 0.05,
+        "fisher_draws": 5,
+        "checkpoint_every": 2,
+    }
     return TrainSettings(**{**few, **changes})
 
 

@@ -16,7 +16,7 @@ class TrainSettings:
     """How one concept is taught."""
 
     recipe: str = setting(
-        "lora_ewc_dc",
+        "lora_dsc_ewc",
         "What is trained, and what keeps the earlier concepts.",
     )
     steps: int = setting(1000, "Training steps for this concept.", minimum=1, maximum=100_000)

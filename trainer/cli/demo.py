@@ -35,7 +35,6 @@ TINY_SETTINGS = TrainSettings(
     learning_rate=1.6e-2,
     token_learning_rate=4e-3,
     schedule="cosine",
-    penalty_weight=30.0,
     fisher_draws=200,
     low_memory=False,
 )
