@@ -13,7 +13,6 @@ from trainer.recipes import adapter_name
 from trainer.settings import TrainSettings
 from trainer.sweep.one_run import NORMS, SHEET, TASK_COSTS
 
-
 # What the settings of a row in results/ are told against.
 PLAIN = replace(TINY_SETTINGS, penalty_weight=30.0)
 

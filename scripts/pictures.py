@@ -124,7 +124,7 @@ def make_help(page: Page, url: str, name: str) -> None:
         run_graph(page, url)
     HELP_FOLDER.mkdir(exist_ok=True)
     shot = picture(page, box_of(page))
-    shot.save(HELP_FOLDER / f"{PREFIX}{name}.jpg", quality=80, optimize=True)
+    shot.save(HELP_FOLDER / f"{PREFIX}{name}.jpg", quality=60, optimize=True)
 
 
 def main() -> None:
