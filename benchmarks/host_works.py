@@ -74,11 +74,6 @@ class Host:
         with torch.no_grad():
             return [base.encode_prompt(f"photo of a {word}", {}) for word in WORDS[:count]]
 
-    def autocast(self) -> torch.autocast:
-        """As in training."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.autocast(device, torch.bfloat16, enabled=self.settings.mixed_precision == "bf16")
-
     def task(self) -> TrainedTask:
         """A second concept, trained."""
         base = in_format(self.base(), self.settings.mixed_precision)
@@ -93,7 +88,7 @@ class Host:
 
 def bare(host: Host) -> Work:
     """The U-Net forward and backward with a LoRA on its keys and values, AdamW, and nothing else."""
-    base = host.base()
+    base = in_format(host.base(), host.settings.mixed_precision)
     parameters = list(host.adapter(base).parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
     (prompt,) = host.prompts(base, 1)
@@ -101,9 +96,7 @@ def bare(host: Host) -> Work:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with host.autocast():
-            loss = base.predict(x_t, t, prompt).square().mean()
-        loss.backward()
+        base.predict(x_t, t, prompt).square().mean().backward()
         optimizer.step()
 
     return step
