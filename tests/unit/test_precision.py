@@ -227,6 +227,16 @@ def test_the_fisher_in_fp16_is_that_of_fp32_whatever_the_scale_was(classifier):
     assert off(fisher(Faint(), "fp16", scaler_at(1.0), classifier), plain) > 0.05
 
 
+def test_a_draw_that_overflows_near_scale_one_is_made_again_at_one():
+    class OverflowsOnce(ToyBase):
+        def predict(self, x_t, t, conditioning):
+            prediction = super().predict(x_t, t, conditioning).float()
+            return prediction.detach() + (1e9 if self.passes == 1 else 1) * (prediction - prediction.detach())
+
+    plain = fisher(ToyBase(), "no", scaler_at(1.0), False)
+    assert off(fisher(OverflowsOnce(), "fp16", scaler_at(1.5), False), plain) < 0.01
+
+
 def consolidated(mixed_precision, scaler, steps=1):
     """The student's gradient at its last step, and how far it went from the teacher."""
     task = trained_task(in_format(Faint(), mixed_precision), scaler=scaler)

@@ -134,7 +134,7 @@ class EWC(Method):
                     parameter.grad = None
                 if scale <= 1 or all(bool(gradient.isfinite().all()) for gradient in gradients.values()):
                     break
-                scale /= 2  # the draw overflowed in fp16, and is made again
+                scale = max(1.0, scale / 2)  # the draw overflowed in fp16, and is made again
             if scale > 1:
                 for gradient in gradients.values():
                     gradient.div_(scale)
