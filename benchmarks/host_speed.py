@@ -91,10 +91,14 @@ def _medians(host: Host, kinds: Mapping[str, Callable[[Host], Work]], rounds: in
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def beside_core(host: Host) -> dict[str, Any]:
+def beside_core(host: Host, checkpointing: bool) -> dict[str, Any]:
     """A few steps of ours, then of the host's own trainer: seconds of each, and the peaks of memory.
 
     Both at the same latents, batch, rank and number format; in the order in which neither finds what the other left.
+
+    Args:
+        host: with the model.
+        checkpointing: of the host's trainer, which has it by default; ours runs without.
     """
     host.base()  # the host has put the model where it computes
     loaded = resident()
@@ -109,7 +113,7 @@ def beside_core(host: Host) -> dict[str, Any]:
     gc.collect()
     reset_peak()
     with seconds_between_steps() as theirs:
-        version = core_trainer(host, CORE_STEPS + 1)
+        version = core_trainer(host, CORE_STEPS + 1, checkpointing)
     return {"comfyui": version, "device": device_name(), **found, "core_steps": theirs, "core_peak": peak()}
 
 
@@ -131,7 +135,7 @@ def seconds_between_steps() -> Iterator[list[float]]:
         hook.remove()
 
 
-def core_trainer(host: Host, steps: int) -> str:
+def core_trainer(host: Host, steps: int, checkpointing: bool) -> str:
     """The host's own trainer; returns the host's version."""
     from comfy_extras.nodes_train import TrainLoraNode
     from comfyui_version import __version__ as version
@@ -141,7 +145,7 @@ def core_trainer(host: Host, steps: int) -> str:
     dtype = host.settings.mixed_precision.replace("no", "fp32")
     wanted = {"batch_size": 1, "grad_accumulation_steps": 1, "learning_rate": 1e-6, "rank": RANK, "optimizer": "AdamW"}
     wanted |= {"loss_function": "MSE", "seed": 0, "training_dtype": dtype, "lora_dtype": dtype, "algorithm": "LoRA"}
-    wanted |= {"gradient_checkpointing": False, "existing_lora": "[None]", "steps": steps}
+    wanted |= {"gradient_checkpointing": checkpointing, "existing_lora": "[None]", "steps": steps}
     # Newer hosts have more settings.
     given = {"model", "latents", "positive"}
     known = {item.id: item.default for item in TrainLoraNode.define_schema().inputs if item.id not in given}
@@ -155,7 +159,8 @@ def core_trainer(host: Host, steps: int) -> str:
 PARTS: dict[str, Callable[[Host], dict[str, Any]]] = {
     "steps": time_steps,
     "passes": time_passes,
-    "core": beside_core,
+    "core": lambda host: beside_core(host, checkpointing=False),
+    "core_default": lambda host: beside_core(host, checkpointing=True),
 }
 
 
@@ -166,14 +171,14 @@ def ratios(found: dict[str, dict[str, Any]], settings: TrainSettings) -> dict[st
         found: part -> its figures.
         settings: the node's defaults, whose steps and Fisher draws make a task.
     """
-    steps, t, core = found["steps"], found["passes"], found["core"]
+    steps, t = found["steps"], found["passes"]
     fisher_seconds = settings.fisher_draws * t["fisher_low_memory"]
     return {
         "step_over_bare": steps["step"] / steps["bare"],
         "token_step_over_bare": steps["token_step"] / steps["bare"],
-        "core_over_step": statistics.median(core["core_steps"]) / statistics.median(core["steps"]),
-        "peak_over_core": core["peak"] / core["core_peak"],
-        "attach_over_base": core["attached"] / core["loaded"],
+        **against_core(found["core"], ""),
+        **against_core(found["core_default"], "_default"),
+        "attach_over_base": found["core"]["attached"] / found["core"]["loaded"],
         "ewc_overhead": steps["ewc_penalty"] / steps["step"],
         "fisher_dc_over_separate": t["fisher"] / t["separate"],
         "fisher_dc_low_memory_over_separate": t["fisher_low_memory"] / t["separate"],
@@ -183,6 +188,12 @@ def ratios(found: dict[str, dict[str, Any]], settings: TrainSettings) -> dict[st
         "dsc_l2_over_step": t["dsc_l2"] / t["step"],
         "dsc_dc_over_step": t["dsc_dc"] / t["step"],
     }
+
+
+def against_core(core: dict[str, Any], name: str) -> dict[str, float]:
+    """The two ratios of a part beside the host's trainer."""
+    steps, core_steps = (statistics.median(core[kind]) for kind in ("steps", "core_steps"))
+    return {f"core{name}_over_step": core_steps / steps, f"peak_over_core{name}": core["peak"] / core["core_peak"]}
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from .settings import TrainSettings
 from .task import StepRecord, step_rng
 from .training.buckets import Bucket, drawn_batches
 from .training.divergence import check_numbers
+from .training.memory import is_out_of_memory
 from .training.optimizers import set_training
 from .training.precision import clipped_norm
 from .training.prior import Prior
@@ -51,8 +52,8 @@ def train_concept(
         state.optimizer.zero_grad(set_to_none=True)
         try:
             loss, penalty = _backward(denoiser, buckets, encode, state, methods, settings, seed, prior, halves)
-        except torch.cuda.OutOfMemoryError:
-            if settings.batch_size == 1 or halves == 2:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or settings.batch_size == 1 or halves == 2:
                 raise
             halves = 2
             warnings.warn(

@@ -28,7 +28,7 @@ from .training import latent_cache, samples, tensorboard
 from .training.captions import step_prompts
 from .training.checkpointing import checkpoint_blocks
 from .training.data import TrainingData
-from .training.memory import no_room
+from .training.memory import is_out_of_memory, no_room
 from .training.precision import in_format, loss_scaler
 from .training.samples import Draw, own_draw
 from .training.state import TrainState
@@ -91,7 +91,7 @@ def teach(
         except BaseException as error:
             if work.first and training.state.whole:  # else the last checkpoint stays what the training goes on from
                 save_partial(partial, training.state)
-            if isinstance(error, torch.cuda.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise no_room(settings) from error
             raise
 

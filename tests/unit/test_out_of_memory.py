@@ -9,6 +9,7 @@ from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.settings import TrainSettings
 from trainer.teach import teach
+from trainer.training.memory import is_out_of_memory
 
 UNET = ToyUNet().requires_grad_(False)
 SETTINGS = toy_settings(recipe="lora", steps=4, batch_size=4, checkpoint_every=100)
@@ -42,6 +43,35 @@ def test_half_the_images_a_pass_and_the_same_lora(tmp_path):
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_device_without_an_error_of_its_own(tmp_path):
+    class FullMemory(SmallDevice):
+        def predict(self, x_t, t, conditioning):
+            if len(x_t) > self.room:
+                self.images.append(len(x_t))
+                torch.empty(2**60)  # PyTorch's own words
+            return super().predict(x_t, t, conditioning)
+
+    small = FullMemory(2)
+    with pytest.warns(UserWarning, match="Step 1 did not fit into memory"):
+        taught(tmp_path, small)
+    assert small.images == [4, *[2] * 8]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB, max allowed: 9.07 GB)"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (OSError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error, is_one):
+    assert is_out_of_memory(error) is is_one
 
 
 def test_an_uneven_batch_is_halved_too(tmp_path):

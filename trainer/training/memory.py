@@ -1,7 +1,20 @@
-"""What to say when a device has no room for a training."""
+"""A device without room for a training: which errors say so, and what to tell the user."""
+
+import torch
 
 from ..errors import ContinualLoraError
 from ..settings import TrainSettings
+
+# What the allocators say that raise no error of a kind of its own: Apple's, CUDA's in hindsight, its libraries', the
+# CPU's on Linux and on Windows, DirectML's.
+_WORDS = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory", "not enough gpu video memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device ran out of memory."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
 
 
 def no_room(settings: TrainSettings) -> ContinualLoraError:
