@@ -165,29 +165,37 @@ PARTS: dict[str, Callable[[Host], dict[str, Any]]] = {
 
 
 def ratios(found: dict[str, dict[str, Any]], settings: TrainSettings) -> dict[str, float]:
-    """What is reported.
+    """What is reported of the parts that are there.
 
     Args:
         found: part -> its figures.
         settings: the node's defaults, whose steps and Fisher draws make a task.
     """
-    steps, t = found["steps"], found["passes"]
-    fisher_seconds = settings.fisher_draws * t["fisher_low_memory"]
-    return {
-        "step_over_bare": steps["step"] / steps["bare"],
-        "token_step_over_bare": steps["token_step"] / steps["bare"],
-        **against_core(found["core"], ""),
-        **against_core(found["core_default"], "_default"),
-        "attach_over_base": found["core"]["attached"] / found["core"]["loaded"],
-        "ewc_overhead": steps["ewc_penalty"] / steps["step"],
-        "fisher_dc_over_separate": t["fisher"] / t["separate"],
-        "fisher_dc_low_memory_over_separate": t["fisher_low_memory"] / t["separate"],
-        "fisher_share_of_task": fisher_seconds / (settings.steps * settings.batch_size * steps["token_step"]),
-        "dc_score_over_separate": t["scores"] / (8 * 4 * t["forward"]),
-        "pruned_over_unpruned": t["scores_pruned"] / t["scores"],
-        "dsc_l2_over_step": t["dsc_l2"] / t["step"],
-        "dsc_dc_over_step": t["dsc_dc"] / t["step"],
-    }
+    reported: dict[str, float] = {}
+    if steps := found.get("steps"):
+        reported |= {
+            "step_over_bare": steps["step"] / steps["bare"],
+            "token_step_over_bare": steps["token_step"] / steps["bare"],
+            "ewc_overhead": steps["ewc_penalty"] / steps["step"],
+        }
+    if core := found.get("core"):
+        reported |= against_core(core, "") | {"attach_over_base": core["attached"] / core["loaded"]}
+    if core := found.get("core_default"):
+        reported |= against_core(core, "_default")
+    if t := found.get("passes"):
+        reported |= {
+            "fisher_dc_over_separate": t["fisher"] / t["separate"],
+            "fisher_dc_low_memory_over_separate": t["fisher_low_memory"] / t["separate"],
+            "dc_score_over_separate": t["scores"] / (8 * 4 * t["forward"]),
+            "pruned_over_unpruned": t["scores_pruned"] / t["scores"],
+            "dsc_l2_over_step": t["dsc_l2"] / t["step"],
+            "dsc_dc_over_step": t["dsc_dc"] / t["step"],
+        }
+    if steps and t:
+        fisher_seconds = settings.fisher_draws * t["fisher_low_memory"]
+        steps_seconds = settings.steps * settings.batch_size * steps["token_step"]
+        reported["fisher_share_of_task"] = fisher_seconds / steps_seconds
+    return reported
 
 
 def against_core(core: dict[str, Any], name: str) -> dict[str, float]:
