@@ -22,9 +22,17 @@ from trainer.evaluation.pictures import (
     own_artist,
     read_cell,
 )
-from trainer.evaluation.report import contact_sheet, curves, forgetting_map, markdown_table, write_evaluation
+from trainer.evaluation.report import (
+    at_each_hundredth,
+    contact_sheet,
+    curves,
+    forgetting_map,
+    markdown_table,
+    write_evaluation,
+)
 from trainer.evaluation.scores import measure, prompt_without_token
 from trainer.metrics import image_similarity, kid, mmd
+from trainer.recipes import RECIPES
 from trainer.teach import teach
 
 UNET = ToyUNet().requires_grad_(False)
@@ -225,6 +233,32 @@ def test_both_spectra_come_from_the_draws_of_the_fisher():
         assert len(found[objective][layers[0]].eigenvalues) == 7
 
 
+def test_both_objectives_see_the_same_draws():
+    """At a high temperature the classes add next to nothing: what is left of the difference would be other draws."""
+    task = trained_task(ToyBase())
+    found = fisher_spectrum(task, toy_settings(temperature=100.0), 5)
+    for layer, plain in found["L_den"].items():
+        for part in ("diagonal", "eigenvalues"):
+            ours, with_classes = getattr(plain, part), getattr(found["L_den + CE"][layer], part)
+            assert (ours - with_classes).abs().max() < 0.05 * ours.max() and not torch.equal(ours, with_classes)
+
+
+def test_the_diagonal_is_shown_at_each_hundredth():
+    thousand = torch.arange(1000, 0, -1)
+    assert at_each_hundredth(thousand).tolist() == list(range(991, 0, -10))
+    assert at_each_hundredth(torch.tensor([5, 2])).tolist() == [5] * 50 + [2] * 50
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_sequence_of_any_recipe_can_be_evaluated(recipe, tmp_path):
+    line = ConceptSequence.create(tmp_path / "pets", ToyBase(UNET).fingerprint)
+    for seed, word in enumerate(("fox", "cat")):
+        line = teach(ToyBase(UNET), toy_concept(word, seed=seed), toy_settings(recipe=recipe), line)
+    found = evaluate(line, Painter().artist(), MeanColors(), lambda: ToyBase(UNET), 1, 3)
+    assert bool(found.spectra) == (recipe != "textual_inversion")  # which has no parameters that a Fisher could weigh
+    assert (write_evaluation(found) / "report.html").is_file()
+
+
 def test_the_first_the_middle_and_the_last_layer():
     assert chosen_layers(list("abcdef")) == ["a", "d", "f"] and chosen_layers(["a"]) == ["a"]
 
@@ -251,7 +285,8 @@ def test_the_report_holds_every_figure(line):
     text = (folder / "table.md").read_text(encoding="utf-8")
     assert text == markdown_table(evaluation) and f"| a_mmd | {evaluation.scores.values['a_mmd']:.4g} |" in text
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("<figure>") == 3 + 1 + 2 and "mean colors" in page  # the toy has two layers
+    # The toy has two layers; of each there are the eigenvalues and the diagonal.
+    assert page.count("<figure>") == 3 + 1 + 2 * 2 and "mean colors" in page
     assert re.search(r"L_den \+ CE", page) and "my-little-dog" in page
     assert write_evaluation(evaluation) == folder
 

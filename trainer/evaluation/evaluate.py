@@ -24,7 +24,8 @@ class Evaluation:
         artist: who drew it.
         scores: from the images.
         accuracies: of the diffusion classifier, (i, j) -> 0..1, concept j after task i; empty if not asked for.
-        spectra: objective -> layer -> spectrum of the newest task's Fisher; empty if not asked for.
+        spectra: objective -> layer -> spectrum of the newest task's Fisher; empty if not asked for, or if the
+            word vector is all that was trained.
     """
 
     line: ConceptSequence

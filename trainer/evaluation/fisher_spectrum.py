@@ -56,7 +56,7 @@ def chosen_layers(names: list[str]) -> list[str]:
 def fisher_spectrum(
     task: TrainedTask, settings: TrainSettings, draws: int, on_draws: Callable[[int], None] = lambda done: None
 ) -> dict[str, dict[str, Spectrum]]:
-    """Objective ("L_den", "L_den + CE") -> layer -> its spectrum.
+    """Objective ("L_den", "L_den + CE") -> layer -> its spectrum; empty if the adapter has no parameters to weigh.
 
     Args:
         task: whose Fisher, its adapter live on the denoiser.
@@ -64,6 +64,8 @@ def fisher_spectrum(
         draws: N, samples.
         on_draws: told how many of the 2 N are done; may raise to stop.
     """
+    if not task.adapter.parameters:
+        return {}
     plain = _spectra(EWC(settings, classifier=False), task, draws, on_draws)
     with_classes = _spectra(EWC(settings, classifier=True), task, draws, lambda done: on_draws(draws + done))
     return {"L_den": plain, "L_den + CE": with_classes}

@@ -131,6 +131,7 @@ def _sections(evaluation: Evaluation) -> list[Section]:
             of_layer = {objective: spectra[layer] for objective, spectra in evaluation.spectra.items()}
             sections += [
                 Figure(spectrum_chart(of_layer, layer), "The larger, the stiffer. Both from the same draws."),
+                Figure(diagonal_chart(of_layer, layer), "What EWC knows of it: its diagonal, from the same draws."),
                 Table(
                     ["objective", "trace", "largest eigenvalue", "its share", "largest of the diagonal"],
                     [[name, *_numbers(spectrum)] for name, spectrum in of_layer.items()],
@@ -143,6 +144,17 @@ def spectrum_chart(spectra: dict[str, Spectrum], layer: str) -> Image.Image:
     """Log10 of a layer's eigenvalues, the largest first, one line for each objective; zeros are left out."""
     lines = {objective: _log10(spectrum.eigenvalues) for objective, spectrum in spectra.items()}
     return line_chart(lines, layer, "eigenvalue, the largest first", "log10")
+
+
+def diagonal_chart(spectra: dict[str, Spectrum], layer: str) -> Image.Image:
+    """Log10 of the sorted diagonal of a layer, one line for each objective, at each hundredth of its parameters."""
+    lines = {objective: _log10(at_each_hundredth(spectrum.diagonal)) for objective, spectrum in spectra.items()}
+    return line_chart(lines, layer, "percent of the parameters, the largest first", "log10")
+
+
+def at_each_hundredth(values: Tensor) -> Tensor:
+    """The last of the first 1 %, 2 %, ... 100 % of sorted values, [P] to [100]: a layer may have a million."""
+    return values[(torch.arange(1, 101) * len(values) + 99) // 100 - 1]
 
 
 def _log10(values: Tensor) -> list[float]:
