@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from trainer.errors import ContinualLoraError
 from trainer.metrics import image_similarity
@@ -13,10 +14,23 @@ class Output:
     """ComfyUI's: attributes, set one by one."""
 
 
+class Projecting(nn.Module):
+    """A network as ComfyUI has it for CLIP; its SigLIP has a function there."""
+
+    def __init__(self):
+        super().__init__()
+        self.visual_projection = nn.Linear(2, 2, bias=False)
+
+
+class Dinov2Model(nn.Module):
+    """Called as in ComfyUI, which loads it by the same node."""
+
+
 class FakeClipVision:
     """The mean color as the feature, and a note of what was asked."""
 
-    def __init__(self):
+    def __init__(self, network=None):
+        self.model = network or Projecting()
         self.shapes, self.crops = [], []
 
     def encode_image(self, image, crop=True):
@@ -56,6 +70,10 @@ def test_features_by_hand():
     torch.testing.assert_close(found, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5**0.5, 0.5**0.5]]))
     assert (found.dtype, found.device.type, encoder.name) == (torch.float32, "cpu", "CLIP (CLIP_VISION)")
     assert float(image_similarity(found[:1], found[1:])) == 0
+
+
+def test_only_clip_is_called_clip():
+    assert HostClipVision(FakeClipVision(Dinov2Model())).name == "Dinov2Model (CLIP_VISION)"
 
 
 def test_the_host_gets_its_layout_in_batches_and_crops_nothing():

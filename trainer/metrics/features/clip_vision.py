@@ -1,10 +1,13 @@
-"""The image encoder that the host has loaded: a CLIP_VISION object, used by what it can do."""
+"""The image encoder that the host has loaded: a CLIP_VISION object, used by what it can do.
+
+The host loads DINOv2 as CLIP_VISION, too; only what projects its feature to where CLIP's text is, is called CLIP.
+"""
 
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import ContinualLoraError
 
@@ -20,7 +23,7 @@ class ClipVision(Protocol):
 
 
 class HostClipVision:
-    """CLIP's projected image feature, L2-normalized; on the CPU and in fp32, wherever the host runs the network.
+    """The model's feature of a whole image, of CLIP the projected one, L2-normalized; on the CPU and in fp32.
 
     Images are squeezed to a square by the host, not cropped, as our own encoders do.
 
@@ -28,10 +31,11 @@ class HostClipVision:
         clip_vision: the host's object.
     """
 
-    name = "CLIP (CLIP_VISION)"
-
     def __init__(self, clip_vision: ClipVision) -> None:
         self._clip_vision = clip_vision
+        network = getattr(clip_vision, "model", clip_vision)
+        is_clip = isinstance(getattr(network, "visual_projection", None), nn.Module)
+        self.name = f"{'CLIP' if is_clip else type(network).__name__} (CLIP_VISION)"
 
     @torch.inference_mode()  # as the host's nodes run: it may move the network to the GPU
     def __call__(self, images: Tensor) -> Tensor:
