@@ -115,7 +115,7 @@ class Match:
 def backward_through_errors(
     batch: NoisedBatch,
     prompts: list[Conditioning],
-    weights: Callable[[Tensor], Tensor],
+    weights: Callable[[Tensor], Tensor] | None,
     low_memory: bool,
     matches: Sequence[Match] = (),
     scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
@@ -125,10 +125,11 @@ def backward_through_errors(
     Args:
         batch: B noised samples.
         prompts: K prompts.
-        weights: errors [K, B] -> d loss / d e, [K, B], without a graph.
+        weights: errors [K, B] -> d loss / d e, [K, B], without a graph. None: the loss is the distances alone, and
+            every prompt has one.
         low_memory: first all errors, without a graph but for the last prompt's, then one prompt at a time; else all
             prompts in one pass. The gradients are equal up to rounding; the first has one graph in memory at a time,
-            and needs K - 1 forward passes more.
+            and needs K - 1 forward passes more, none if there are no weights that wait for the errors.
         matches: predictions to be matched; the mean over the batch of each one's distance is added to the loss.
         scaled: the loss -> what is sent back of it; gradients are as many times larger.
 
@@ -136,24 +137,27 @@ def backward_through_errors(
         The errors, [K, B], and the distance of each match, [B], without a graph.
     """
     kept = prompts[-1:] if low_memory else prompts
+    first_kept = len(prompts) - len(kept)
     with torch.no_grad():
-        before = [batch.error(prompt) for prompt in prompts[: -len(kept)]]
+        before = [] if weights is None else [batch.error(prompt) for prompt in prompts[:first_kept]]
     predictions = batch.predict(kept)
     errors = batch.errors_of(predictions)
     known = torch.stack([*before, *errors.detach()])
-    factors = weights(known)
+    factors = None if weights is None else weights(known)
 
     def go_back(first: int, predictions: Tensor, errors: Tensor) -> list[Tensor]:
         """From some of the prompts, of which `first` is the first; returns the distances of their matches."""
         part = range(first, first + len(errors))
         own = [match for match in matches if match.prompt in part]
         distances = [batch.distance(predictions[match.prompt - first], match.target) for match in own]
-        weighted = (errors * factors[part.start : part.stop]).sum()
-        scaled(torch.stack([weighted, *(distance.mean() for distance in distances)]).sum()).backward()
+        weighted = [] if factors is None else [(errors * factors[part.start : part.stop]).sum()]
+        scaled(torch.stack([*weighted, *(distance.mean() for distance in distances)]).sum()).backward()
         return [distance.detach() for distance in distances]
 
-    distances = go_back(len(before), predictions, errors)
-    for index in reversed(range(len(before))):
+    distances = go_back(first_kept, predictions, errors)
+    for index in reversed(range(first_kept)):
         predictions = batch.predict([prompts[index]])
-        distances = go_back(index, predictions, batch.errors_of(predictions)) + distances
+        errors = batch.errors_of(predictions)
+        distances = go_back(index, predictions, errors) + distances
+        known = known if before else torch.cat([errors.detach(), known])
     return known, distances

@@ -114,11 +114,11 @@ class DSC(Method):
 
         def weights(errors: Tensor) -> Tensor:
             terms = [cross_entropy_error_gradient(errors, target.exp(), temperature) for target in targets]
-            summed = torch.stack(terms).sum(0) if terms else torch.zeros_like(errors)
-            return temperature**2 * summed / len(batch)
+            return temperature**2 * torch.stack(terms).sum(0) / len(batch)
 
         low_memory, scaled = self.settings.low_memory, task.scaler.scale
-        errors, distances = backward_through_errors(batch, prompts, weights, low_memory, matches, scaled)
+        of_errors = weights if self.classifier else None
+        errors, distances = backward_through_errors(batch, prompts, of_errors, low_memory, matches, scaled)
         values = {f"l2_teacher{i}": float(d.mean()) for i, d in enumerate(distances, start=1)}
         scores = dc_log_scores(errors, temperature)
         for i, target in enumerate(targets, start=1):
