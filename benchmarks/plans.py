@@ -22,7 +22,8 @@ STRENGTHS_OF: dict[str, tuple[float, ...]] = {
 VERA_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
 VERA_RECIPES = ("lora", "lora_ewc", "lora_ewc_dc", "lora_dsc_ewc_dc")
 PENALTY_RECIPES = tuple(name for name, recipe in RECIPES.items() if {"ewc", "c_lora"} & recipe.methods.keys())
-# Learning rates: of those in `tuned_rates`, what learned the tuning concepts best (results/tuning.csv, new_mmd).
+# Learning rates: of those in `tuned_rates`, what learned the tuning concepts best (results/tuning.csv, new_mmd); full
+# keys and values do as well, to 0.001, at twice the rate, the end of the grid.
 RATES: dict[str, dict[str, float]] = {
     "custom_diffusion": {"learning_rate": 8e-3},
     "custom_diffusion_ewc": {"learning_rate": 8e-3},

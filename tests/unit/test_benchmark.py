@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import rows
-from benchmarks.plans import PLANS, STRENGTHS, job
+from benchmarks.plans import GUIDANCE, PLANS, RATES, STRENGTH, STRENGTHS, job
 from benchmarks.report import AUTHORS, agreement_table, authors_table, draw_growth, growth_table, results_table
 from benchmarks.rows import COLUMNS, KEYS, key_of_row, rows_of, table_of
 from trainer.recipes import RECIPES
@@ -58,6 +58,37 @@ def test_settings_are_never_chosen_on_what_is_reported():
     for name, plan in PLANS.items():
         sets = {each.concepts for each in plan.jobs(Path())}
         assert (sets == {"tuning"}) == (plan.table == "tuning"), name
+
+
+def tuned(plan, seed="0"):
+    """The jobs of a plan with their rows."""
+    found = {key_of_row(row): row for row in table_of(PLANS[plan]).rows()}
+    return [(each, found[key_of(each)]) for each in PLANS[plan].jobs(Path()) if str(each.settings.seed) == seed]
+
+
+def kind_of(each):
+    return f"vera {each.recipe}" if each.settings.adapter == "vera" else each.recipe
+
+
+def test_the_strengths_are_those_that_the_trials_chose():
+    trials = {}
+    for each, made in tuned("strengths"):
+        if each.settings.penalty_weight and each.settings.fisher_space == "parameters":
+            trials.setdefault(kind_of(each), []).append((float(made["a_mmd"]), each.settings.penalty_weight))
+    assert {kind: min(found)[1] for kind, found in trials.items()} == STRENGTH
+
+
+def test_the_rates_are_those_that_the_trials_chose():
+    trials = {}
+    for each, made in tuned("rates"):
+        name = "token_learning_rate" if each.recipe == "textual_inversion" else "learning_rate"
+        found = trials.setdefault("vera" if each.settings.adapter == "vera" else each.recipe, {})
+        found[getattr(each.settings, name)] = float(made["new_mmd"])
+    for kind, found in trials.items():
+        (chosen,) = RATES[kind].values()
+        assert found[chosen] < min(found.values()) + 0.001, kind  # the third digit is what docs/benchmark.md tells
+    chosen = min((float(made["new_mmd"]), each.guidance) for each, made in tuned("guidance"))[1]
+    assert chosen == GUIDANCE
 
 
 def test_a_row_of_another_table_counts_only_if_its_concepts_are_the_same():
