@@ -12,6 +12,7 @@ from PIL import Image
 from benchmarks.job import Job
 from benchmarks.plans import PLANS
 from benchmarks.rows import RESULTS, key_of_row, rows_of
+from benchmarks.text_alignment import AlignedText
 from trainer.plots import CELL, GAP, MARGIN
 from trainer.sweep.one_run import COSTS, METRICS
 from trainer.sweep.summary import mean_and_spread
@@ -59,6 +60,12 @@ def first_runs(plan: str) -> dict[str, Job]:
     """A plan's runs of seed 0 without VeRA, by recipe."""
     jobs = [job for job in PLANS[plan].jobs(BUILD / PLANS[plan].table) if job.settings.seed == 0]
     return {job.recipe: job for job in jobs if job.settings.adapter == "lora"}
+
+
+def features(rows: Rows) -> str:
+    """Whose features the figures of a table come from."""
+    encoders = ", ".join(dict.fromkeys(row["encoder"] for row in rows))
+    return f"Features: {encoders}; of T2I: {AlignedText.name}. MMD is the unsquared one."
 
 
 def results_table(rows: Rows) -> str:
@@ -231,10 +238,10 @@ def main() -> None:
     parts = []
     for plan in ("quick", "table", "photos", "long"):
         if rows := planned(plan):
-            parts += [f"## {plan}", results_table(rows)]
+            parts += [f"## {plan}", features(rows), results_table(rows)]
     for plan in ("table", "photos"):
         if rows := planned(plan):
-            parts += [f"## The authors' table and {plan}: ours (theirs)", authors_table(rows)]
+            parts += [f"## The authors' table and {plan}: ours (theirs)", features(rows), authors_table(rows)]
             parts += [f"## The order of the recipes in {plan} against the authors'", agreement_table(rows)]
     for plan, picture, cut in (("table", "forgetting.png", _whole), ("photos", "photos.png", _without_first_row)):
         made = first_runs(plan)
@@ -255,7 +262,7 @@ def main() -> None:
     rows = planned("front")
     if len(rows) == len(list(PLANS["front"].jobs(Path()))):  # half a front would mislead
         draw_front(rows, DOCS / "front.png")
-        parts += ["## front", "![Forgetting against learning](front.png)", results_table(rows)]
+        parts += ["## front", "![Forgetting against learning](front.png)", features(rows), results_table(rows)]
     (DOCS / "tables.md").write_text("# Benchmark tables\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
     print(DOCS / "tables.md")
 

@@ -7,7 +7,15 @@ from PIL import Image
 
 from benchmarks import rows
 from benchmarks.plans import GUIDANCE, PLANS, RATES, STRENGTH, STRENGTHS, job
-from benchmarks.report import AUTHORS, agreement_table, authors_table, draw_growth, growth_table, results_table
+from benchmarks.report import (
+    AUTHORS,
+    agreement_table,
+    authors_table,
+    draw_growth,
+    features,
+    growth_table,
+    results_table,
+)
 from benchmarks.rows import COLUMNS, KEYS, key_of_row, rows_of, table_of
 from trainer.recipes import RECIPES
 from trainer.sweep.summary import mean_and_spread
@@ -137,6 +145,11 @@ def test_orders_against_the_authors():
     # Their I2I: 61, 73, 73: here 90, 80, 79, wrong twice.
     assert lines["i2i"].split("|")[2:5] == [" 0 ", " 2 ", " 1 "]
     assert results_table(measured).count("\n") == 1 + 3
+
+
+def test_the_encoder_stands_beside_the_figures():
+    said = features([{"encoder": "Mean colors"}, {"encoder": "Mean colors"}])
+    assert said.startswith("Features: Mean colors; of T2I: EfficientNet-Lite0 carried to MiniLM.")
 
 
 def test_ours_stand_beside_the_authors():
