@@ -8,6 +8,8 @@ from comfy_api.v0_0_2 import io
 from ..trainer.recipes import RECIPES, settings_by_recipe
 from ..trainer.settings import TrainSettings
 
+MOST_EXCEPTIONS = 3  # where fewer recipes do without a setting, it names those
+
 
 def setting_inputs(advanced: bool) -> list[Any]:
     """One widget for each basic or each advanced setting, with its default, limits and help."""
@@ -19,8 +21,11 @@ def tooltip_of(item: Field[Any]) -> str:
     text: str = item.metadata["help"]
     if item.name == "recipe":
         return "\n".join([text, *(f"{name}: {recipe.help}" for name, recipe in RECIPES.items())])
-    users = settings_by_recipe().get(item.name)
-    return f"{text} Takes effect in {', '.join(users)}." if users else text
+    users = settings_by_recipe().get(item.name, list(RECIPES))
+    others = [name for name in RECIPES if name not in users]
+    if len(others) > MOST_EXCEPTIONS:
+        return f"{text} Takes effect in {', '.join(users)}."
+    return f"{text} Has no effect in {', '.join(others)}." if others else text
 
 
 def _input(item: Field[Any]) -> Any:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from .adapters import ADAPTERS
 from .adapters.factors import Lora
 from .adapters.layers import cross_attention_layers
 from .adapters.lora import state_of
@@ -128,7 +129,7 @@ def check_fits(
                 f"Choose a recipe such as {task.recipe}, or start a new sequence.",
             )
         for name, own, now in (("rank", task.rank, settings.rank), ("alpha", task.alpha, settings.effective_alpha)):
-            if own != now:
+            if name in ADAPTERS[adapter].uses and own != now:
                 raise ContinualLoraError(
                     f'To go on from "{sequence.root.name}", "{name}" should be {own}, its own.',
                     f"This node is set to {name} {now}.",

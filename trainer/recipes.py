@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .adapters import ADAPTERS
 from .errors import ContinualLoraError
 from .methods import METHODS
 from .methods.method import Method
@@ -100,11 +101,15 @@ def adapter_name(recipe: str, setting: str) -> str:
 
 
 def settings_by_recipe() -> dict[str, list[str]]:
-    """Setting -> the recipes in which it takes effect, for those settings that some method or adapter uses."""
+    """Setting -> the recipes in which it takes effect, for those settings that some method or adapter uses.
+
+    Of recipes that leave the adapter to a setting, it is what the default one uses.
+    """
     users: dict[str, list[str]] = {}
     for name, recipe in RECIPES.items():
         methods = build_methods(TrainSettings(recipe=name)).values()
         used = set().union(*(method.uses for method in methods))
+        used |= ADAPTERS[adapter_name(name, TrainSettings().adapter)].uses
         used |= {"adapter"} if not recipe.adapter else set()
         for setting in used:
             users.setdefault(setting, []).append(name)

@@ -39,7 +39,12 @@ class TrainSettings:
     )
     batch_size: int = setting(2, "Images per pass of the U-Net.", minimum=1, maximum=256, advanced=True)
     alpha: float = setting(
-        0.0, "LoRA alpha; 0 means the same as the rank.", minimum=0.0, maximum=1024.0, step=0.5, advanced=True
+        0.0,
+        "LoRA alpha; 0 means the same as the rank. VeRA has none.",
+        minimum=0.0,
+        maximum=1024.0,
+        step=0.5,
+        advanced=True,
     )
     token_learning_rate: float = setting(
         1e-3, "Learning rate of the concept's word vector.", minimum=0.0, maximum=1.0, step=1e-6, advanced=True

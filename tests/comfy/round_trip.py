@@ -122,7 +122,31 @@ def compared(comfyui: Path, parent: Path, checkpoint: Path) -> dict[str, Any]:
         "embedding": {name: list(value.shape) for name, value in embedding.items()},
         "complaints": complaints.texts,
         "penalty": line.log(line.tasks[-1])["penalty"],
+        "other adapters": of_other_adapters(both) if "sd15" in checkpoint.name else {},
     }
+
+
+def of_other_adapters(both: Comparison) -> dict[str, dict[str, float]]:
+    """What is no plain LoRA, after two concepts: how far the host is from what was trained, and what was changed."""
+    import torch
+    from safetensors.torch import load_file
+
+    found = {}
+    kinds = {
+        "vera": {"recipe": "lora", "adapter": "vera", "learning_rate": 0.25},
+        "full": {"recipe": "custom_diffusion", "learning_rate": 1e-3},
+        "fresh_lora": {"recipe": "c_lora"},
+    }
+    for name, settings in kinds.items():
+        line = both.taught("my-fox", name, **settings)
+        line = both.taught("my-cat", name, line, **settings)
+        both.look_for_embeddings(line.folder(line.tasks[0]) / "embeddings")
+        with torch.no_grad():
+            trained, plain = both.by_view(line), both.by_host({})
+            loaded = both.by_host(load_file(line.folder(line.tasks[-1]) / "lora.safetensors"))
+        change, difference = (float((trained - other).abs().max()) for other in (plain, loaded))
+        found[name] = {"change": change, "difference": difference}
+    return found
 
 
 def converted(both: Comparison, tensors: dict[str, Any]) -> tuple[dict[str, Any], Any]:

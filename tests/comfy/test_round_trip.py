@@ -29,4 +29,7 @@ def test_the_core_loads_what_was_trained_and_predicts_the_same(comfy_path: Path,
     assert set(found["differences"]) == {"the file", "kohya", "comfyui", "a sequence from it"} | joint
     difference = max(found["differences"].values())
     assert difference < 2e-5 and difference < 1e-4 * found["change"], found  # seen: 1e-6 of the change, and of SD3 1e-5
+    for name, other in found["other adapters"].items():
+        assert other["difference"] < 1e-4 * other["change"], (name, other)
+    assert family != "sd15" or {"vera", "full", "fresh_lora"} == set(found["other adapters"])
     assert found["penalty"][0] == 0 < found["penalty"][-1]  # the anchor is where the second concept starts

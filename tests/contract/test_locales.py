@@ -5,6 +5,9 @@ import re
 
 import pytest
 
+from trainer.recipes import RECIPES, settings_by_recipe
+from trainer.settings import TrainSettings
+
 from .test_docs import BY_ID, ROOT, text_of
 
 LANGUAGES = ("en", "es", "ja", "ko", "zh")
@@ -66,6 +69,16 @@ def test_english_names_are_those_of_the_schemas():
         assert texts[f"{name}.display_name"] == node.title
         assert all(texts[f"{name}.inputs.{item.name}.name"] == item.name for item in node.inputs)
         assert [texts[f"{name}.outputs.{i}.name"] for i in range(len(node.outputs))] == node.outputs
+
+
+def test_tooltips_say_in_which_recipes_a_setting_takes_effect():
+    texts, users = texts_of("en"), settings_by_recipe()
+    for name in vars(TrainSettings()).keys() - {"recipe"}:
+        (text,) = (texts[key] for key in texts if re.fullmatch(rf"\w+_Train(Options)?\.inputs\.{name}\.tooltip", key))
+        said = re.search(r"(Takes|Has no) effect in ([\w, ]+)\.$", text)
+        named = set(said[2].split(", ")) if said else set()
+        effective = named if said and said[1] == "Takes" else RECIPES.keys() - named
+        assert effective == set(users.get(name, RECIPES)), name
 
 
 @each_translation

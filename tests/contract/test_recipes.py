@@ -170,6 +170,12 @@ def test_settings_take_effect_where_they_are_said_to(recipe, tmp_path):
         "fisher_decay": 0.5,
         "fisher_space": "update",
         "adapter": "vera",
+        "base_concept": "photo of a tree",
+        "rank": 1,
+        "alpha": 1.0,
+        "learning_rate": 0.02,
+        "weight_decay": 0.5,
+        "prior_images": 2,
     }
     users, words = settings_by_recipe(), ("fox", "cat", "dog")
     assert {*changed, "low_memory"} == set(users)  # low_memory changes the rounding alone
@@ -178,6 +184,12 @@ def test_settings_take_effect_where_they_are_said_to(recipe, tmp_path):
         other = tensors_of(taught(tmp_path / name, recipe, words, **{name: value})[0])
         same = plain.keys() == other.keys() and all(torch.equal(plain[key], other[key]) for key in plain)
         assert same != (recipe in users[name]), name
+
+
+def test_a_rank_that_has_no_effect_may_change(tmp_path):
+    sequence, _ = taught(tmp_path, "custom_diffusion", ("fox",))
+    other = toy_settings(recipe="custom_diffusion", rank=5, alpha=1.0)
+    assert len(teach(ToyBase(UNET), toy_concept("cat", seed=1), other, sequence).tasks) == 2
 
 
 def test_a_task_without_ewc_carries_the_fisher_on(tmp_path):

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,10 @@ class Adapter(ABC):
         names: the K and V layers, in the model's order.
         kohya_names: what `kohya_prefixes` found.
         layers: parameter name -> the module whose `weight` it is, for per-sample gradients.
+        uses: the names of the settings that take effect through this adapter.
     """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"learning_rate", "weight_decay", "prior_images"})
 
     def __init__(self, unet: nn.Module, rank: int, alpha: float, rng: torch.Generator) -> None:
         self.unet, self.rank, self.alpha = unet, rank, alpha

@@ -22,6 +22,8 @@ class LoraAdapter(Adapter):
     It adds alpha / rank * up @ down. Down starts uniform in +-1/sqrt(in_features), as peft's; up at zero.
     """
 
+    uses = Adapter.uses | {"rank", "alpha"}
+
     def __init__(self, unet: nn.Module, rank: int, alpha: float, rng: torch.Generator) -> None:
         from peft import LoraConfig, inject_adapter_in_model  # here, because it takes seconds to import
 

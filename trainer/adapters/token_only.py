@@ -10,6 +10,8 @@ NAME = "token_only"
 class TokenOnly(Adapter):
     """Nothing is added to the model; its "lora" file is empty."""
 
+    uses = frozenset()
+
     def deltas(self) -> dict[str, Tensor]:
         """None."""
         return {}

@@ -52,6 +52,8 @@ class WithVera(nn.Module):
 class VeraAdapter(Adapter):
     """`<layer>.vera_d` [rank] and `<layer>.vera_b` [out]; alpha has no effect."""
 
+    uses = Adapter.uses | {"rank"}
+
     def __init__(self, unet: nn.Module, rank: int, alpha: float, rng: torch.Generator) -> None:
         super().__init__(unet, rank, alpha, rng)
         weights: dict[str, Tensor] = {name: unet.get_parameter(f"{name}.weight") for name in self.names}

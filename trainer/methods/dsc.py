@@ -55,7 +55,8 @@ class DSC(Method):
     @property
     def uses(self) -> set[str]:
         """See `Method`."""
-        return {"consolidation", "low_memory"} | ({"num_prompts", "temperature"} if self.classifier else set())
+        scores = {"num_prompts", "temperature", "base_concept"}
+        return {"consolidation", "low_memory"} | (scores if self.classifier else set())
 
     def consolidate(self, task: TrainedTask) -> Iterator[StepRecord]:
         """Train the student, in place of teacher 1; nothing at the first task."""

@@ -53,7 +53,7 @@ class EWC(Method):
     def uses(self) -> set[str]:
         """See `Method`."""
         always = {"penalty_weight", "fisher_draws", "fisher_decay", "fisher_space"}
-        return always | ({"num_prompts", "temperature", "low_memory"} if self.classifier else set())
+        return always | ({"num_prompts", "temperature", "base_concept", "low_memory"} if self.classifier else set())
 
     def _theta(self, adapter: Adapter) -> Mapping[str, Tensor]:
         """What the Fisher weighs, by name."""
