@@ -49,6 +49,16 @@ def test_commands_on_the_embedded_base(tmp_path: Path) -> None:
     scores = cli("score", SAMPLES / "fox", "--sequence", sequences[0], "--prompts", "photo of a person", "--trials", 2)
     assert scores.count("image ") == 6
     assert "photo of a <my-fox> animal:" in scores
+    small = ["--count", 2, "--steps", 1, "--dc-trials", 1, "--spectrum-draws", 2]
+    table = cli("evaluate", sequences[0], *small)
+    (report,) = sequences[0].glob("evaluation/reports/01-my-fox-*/report.html")
+    assert "Features: EfficientNet-Lite0 (ImageNet)" in table and f"Report: {report}" in table
+    head, row = (report.parent / "table.csv").read_text(encoding="utf-8").splitlines()
+    assert head.startswith("encoder,after_task") and row.split(",")[:2] == ["EfficientNet-Lite0 (ImageNet)", "1"]
+    drawn = {path: path.stat().st_mtime_ns for path in sequences[0].glob("evaluation/01-*/*/*.png")}
+    assert len(drawn) == 2
+    cli("evaluate", sequences[0], *small)
+    assert {path: path.stat().st_mtime_ns for path in drawn} == drawn
     merged = tmp_path / "merged.safetensors"
     cli("merge", *sequences, "--method", "svd", "--rank", 3, "--out", merged)
     assert merged.stat().st_size > 0
