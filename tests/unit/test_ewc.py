@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.toy import ToyBase, toy_settings, trained_task
+from tests.toy import ToyBase, ToyUNet, toy_settings, trained_task
 from trainer.errors import ContinualLoraError
 from trainer.losses.denoising import NoisedBatch
 from trainer.losses.scores import calibrated_temperature, prompt_subset
@@ -69,6 +69,56 @@ def test_fisher_equals_brute_force_on_the_toy(masks, classifier, low_memory):
     assert records[-1].values["fisher_trace"] == pytest.approx(trace, rel=1e-4)
     for name, fisher in ewc.fisher.items():
         torch.testing.assert_close(fisher, expected[name], rtol=1e-3, atol=1e-5 * float(expected[name].max()))
+
+
+def fisher_of_the_weights(task, settings, temperature):
+    """The same by the K and V weights themselves, of a model into which the update was merged, before it is scaled."""
+    merged = ToyUNet()
+    weights = {layer: merged.get_parameter(f"{layer}.weight") for layer in task.adapter.deltas()}
+    for layer, delta in task.adapter.deltas().items():
+        weights[layer].data.add_(delta.detach())
+    total = {layer: torch.zeros_like(weight) for layer, weight in weights.items()}
+    for step in range(settings.fisher_draws // settings.batch_size):
+        singles, prompts = draws_of(task, settings, True, "fisher", step, settings.batch_size)
+        for sample in singles:
+            predictions = [merged(sample.x_t, sample.t, prompt.context) for prompt in prompts]
+            errors = torch.stack([(sample.target - p).square().mean() for p in predictions])
+            loss = errors[0] - torch.log_softmax(-errors / temperature, 0)[0]
+            for layer, grad in zip(total, torch.autograd.grad(loss, list(weights.values())), strict=True):
+                total[layer] += grad.square() / settings.fisher_draws
+    return total
+
+
+@pytest.mark.parametrize("low_memory", [True, False])
+def test_fisher_and_penalty_in_the_space_of_the_update(low_memory):
+    task = trained_task(ToyBase())
+    settings = {"fisher_draws": 6, "num_prompts": 4, "temperature": 0.3, "penalty_weight": 3.0}
+    ewc, records = ended(task, True, fisher_space="update", low_memory=low_memory, **settings)
+    expected = fisher_of_the_weights(task, ewc.settings, 0.3)
+    trace = sum(float(f.sum()) for f in expected.values())
+    assert records[-1].values["fisher_trace"] == pytest.approx(trace, rel=1e-4)
+    for layer, fisher in expected.items():
+        torch.testing.assert_close(
+            ewc.fisher[layer], fisher / trace, rtol=1e-3, atol=1e-5 * float(fisher.max() / trace)
+        )
+    before = {layer: delta.detach().clone() for layer, delta in task.adapter.deltas().items()}
+    for parameter in task.adapter.parameters.values():
+        parameter.data += 0.2
+    moves = {layer: delta.detach() - before[layer] for layer, delta in task.adapter.deltas().items()}
+    held = 3.0 * sum(float((f / trace * moves[layer].square()).sum()) for layer, f in expected.items())
+    assert ewc.penalty(task.adapter).item() == pytest.approx(held, rel=1e-3) and held > 0
+
+
+def test_the_penalty_on_the_update_does_not_see_how_it_is_factored():
+    """Up times 2 and down by 2 is the same model: it costs nothing here, and something in the parameters."""
+    costs = {}
+    for space in ("update", "parameters"):
+        task = trained_task(ToyBase())
+        ewc, _ = ended(task, fisher_space=space)
+        for name, parameter in task.adapter.parameters.items():
+            parameter.data *= 2.0 if name.endswith("lora_up") else 0.5
+        costs[space] = ewc.penalty(task.adapter).item()
+    assert costs["update"] < 1e-10 and costs["parameters"] > 1e-3
 
 
 def test_fisher_equals_brute_force_on_the_embedded_base(tiny):
