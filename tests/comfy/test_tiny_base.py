@@ -1,6 +1,7 @@
 """The embedded base in a real ComfyUI: the host computes what our modules compute, and the core nodes run on it."""
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_host_computes_what_our_modules_compute(comfy_path: Path, random_weights
     assert found["differences"]["random state"] == 0
     assert max(found["differences"].values()) < 1e-5, found
     assert found["devices"] == ["meta", "meta"]
+
+
+def test_images_of_an_evaluation_depend_on_vae_and_clip(comfy_path: Path, random_weights: Path, tmp_path: Path) -> None:
+    """So that those on disk are not taken for what another VAE or a changed CLIP would draw."""
+    found = run_inside("drawn_with.py", comfy_path, tmp_path, random_weights)
+    plain = found.pop("nothing")
+    assert found.pop("loaded again") == plain and found.pop("another object") == plain
+    assert found["layer"] == plain | {"clip layer": "-2"}
+    others = [json.dumps(how, sort_keys=True) for how in (plain, *found.values())]
+    assert len(set(others)) == len(others) == 5
 
 
 def test_core_nodes_make_an_image_of_the_base(client: Client, server: Server) -> None:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ...disk.sequence import ConceptSequence
 from ...evaluation.pictures import Artist
+from ..fingerprint import autoencoder_fingerprint
 from .apply import apply_lora, clip_with_tokens
 from .memory import host_mode
+from .weights import patches_digest
 
 AT_ONCE = 4  # images in a batch: what fits beside a model on a small GPU
 
@@ -60,4 +62,16 @@ def host_artist(
             yield torch.cat(parts)
 
     how = {"sampler": f"{sampler}, {scheduler}", "count": count, "seed": seed, "steps": steps, "guidance": cfg}
-    return Artist(draw, {**how, "size": size})
+    return Artist(draw, {**how, "size": size, "vae": _vae_name(vae), **_changes_of(clip)})
+
+
+def _vae_name(vae: Any) -> str:
+    """Another one decodes other images; that MODEL is the sequence's own is checked elsewhere."""
+    return autoencoder_fingerprint(vae.first_stage_model)[:12]
+
+
+def _changes_of(clip: Any) -> dict[str, str]:
+    """What the user did to CLIP: the layer it stops at, LoRAs; empty if nothing."""
+    layer, patches = clip.layer_idx, patches_digest(clip.patcher.patches)
+    found = {"clip layer": "" if layer is None else str(layer), "clip LoRAs": patches.hex()[:12]}
+    return {name: value for name, value in found.items() if value}

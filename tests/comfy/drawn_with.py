@@ -1,0 +1,43 @@
+"""What an evaluation takes for the same images: `python drawn_with.py COMFYUI PARENT WEIGHTS` of the embedded base.
+
+PARENT holds the pack as `continual_lora`. Prints a JSON object: what is done to CLIP or VAE -> what else the images are
+said to depend on.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """See the module."""
+    import torch
+    from continual_lora.trainer.bases.comfyui.sampling import host_artist
+    from continual_lora.trainer.bases.comfyui.tiny import load_tiny_base
+
+    def how(model: Any, clip: Any, vae: Any) -> dict[str, Any]:
+        return dict(host_artist(model, clip, vae, 2, 0, 1, 1.0, "ddim", "normal", 64).how)
+
+    model, clip, vae = load_tiny_base(folder=folder)
+    found = {"nothing": how(model, clip, vae), "loaded again": how(*load_tiny_base(folder=folder))}
+    layers = clip.clone()
+    layers.clip_layer(-2)
+    found["layer"] = how(model, layers, vae)
+    key = next(name for name, value in clip.cond_stage_model.named_parameters() if value.dim() == 2)
+    for strength in (1.0, 0.5):
+        patched = clip.clone()
+        patched.add_patches({key: (torch.ones_like(clip.cond_stage_model.get_parameter(key)),)}, strength)
+        found[f"LoRA {strength}"] = how(model, patched, vae)
+    found["another object"] = how(model.clone(), clip.clone(), vae)
+    with torch.no_grad():
+        next(vae.first_stage_model.parameters()).add_(0.1)
+    found["another VAE"] = how(model, clip, vae)
+    return found
+
+
+if __name__ == "__main__":
+    from as_host import become_host
+
+    _, _, weights = become_host()
+    sys.stdout.write(json.dumps(told(Path(weights))))
