@@ -20,6 +20,7 @@ from trainer.sweep.summary import mean_and_spread
 DOCS = Path(__file__).parents[1] / "docs" / "benchmark"
 BUILD = Path("build/benchmark")
 PICTURED = ("lora", "lora_ewc_dc", "lora_dsc_ewc_dc")
+PICTURED_LONG = ("lora", "lora_ewc_dc", "lora_dsc_ewc_dc", "c_lora")
 NORMS = ("lora", "lora_ewc", "merge_and_reinit", "c_lora")
 Rows = list[dict[str, str]]
 NAMES = ("recipe", "adapter", "settings")
@@ -205,12 +206,22 @@ def _whole(sheet: Image.Image) -> Image.Image:
     return sheet
 
 
-def _without_first_row(sheet: Image.Image) -> Image.Image:
+def without_first_row(sheet: Image.Image) -> Image.Image:
     """Of three: the real photographs are not ours to ship."""
     begin, end = (sheet.height - MARGIN + GAP - rows * (CELL + GAP) for rows in (3, 2))
     cut = Image.new("RGB", (sheet.width, sheet.height - CELL - GAP), "white")
     cut.paste(sheet.crop((0, 0, sheet.width, begin)), (0, 0))
     cut.paste(sheet.crop((0, end, sheet.width, sheet.height)), (0, begin))
+    return cut
+
+
+def outer_columns(sheet: Image.Image) -> Image.Image:
+    """Of fifty: the first four and the last three."""
+    step = CELL + GAP
+    last, first = sheet.width - MARGIN + GAP - 3 * step, sheet.width - MARGIN + GAP - 50 * step
+    cut = Image.new("RGB", (first + 7 * step - GAP + MARGIN, sheet.height), "white")
+    cut.paste(sheet.crop((0, 0, first + 4 * step, sheet.height)), (0, 0))
+    cut.paste(sheet.crop((last, 0, sheet.width, sheet.height)), (first + 4 * step, 0))
     return cut
 
 
@@ -243,9 +254,13 @@ def main() -> None:
         if rows := planned(plan):
             parts += [f"## The authors' table and {plan}: ours (theirs)", features(rows), authors_table(rows)]
             parts += [f"## The order of the recipes in {plan} against the authors'", agreement_table(rows)]
-    for plan, picture, cut in (("table", "forgetting.png", _whole), ("photos", "photos.png", _without_first_row)):
+    for plan, recipes, picture, cut in (
+        ("table", PICTURED, "forgetting.png", _whole),
+        ("photos", PICTURED, "photos.png", without_first_row),
+        ("long", PICTURED_LONG, "long.png", outer_columns),
+    ):
         made = first_runs(plan)
-        sheets = [made[recipe].sheet for recipe in PICTURED]
+        sheets = [made[recipe].sheet for recipe in recipes]
         if all(sheet.exists() for sheet in sheets):
             stack_sheets([cut(Image.open(sheet).convert("RGB")) for sheet in sheets], DOCS / picture)
     logs = {recipe: first_runs("table")[recipe].norms for recipe in NORMS}
@@ -253,8 +268,9 @@ def main() -> None:
         draw_norms(logs, DOCS / "norms.png")
     if (DOCS / "norms.png").exists():  # perhaps of an earlier report
         parts += ["## What is trained", "![Norms over the steps](norms.png)"]
-    grown = {recipe: job.costs for recipe, job in first_runs("long").items()}
-    if all(log.exists() for log in grown.values()):
+    # A run that went on after it was killed does not know what its tasks cost.
+    grown = {recipe: job.costs for recipe, job in first_runs("long").items() if job.costs.exists()}
+    if grown:
         draw_growth(grown, DOCS / "growth.png")
         (RESULTS / "growth.csv").write_text(growth_table(grown), encoding="utf-8")
     if (DOCS / "growth.png").exists():

@@ -14,9 +14,12 @@ from benchmarks.report import (
     draw_growth,
     features,
     growth_table,
+    outer_columns,
     results_table,
+    without_first_row,
 )
 from benchmarks.rows import COLUMNS, KEYS, key_of_row, rows_of, table_of
+from trainer.plots import image_grid
 from trainer.recipes import RECIPES
 from trainer.sweep.summary import mean_and_spread
 from trainer.sweep.sweep import without_row
@@ -181,3 +184,14 @@ def test_growth_lists_every_task(tmp_path):
     draw_growth(logs, tmp_path / "growth.png")
     with Image.open(tmp_path / "growth.png") as figure:
         assert figure.width > 500
+
+
+def test_parts_of_a_sheet():
+    def grid(columns, rows):
+        """Each cell a color of its own; the names of rows and columns are the same."""
+        cells = [[Image.new("RGB", (8, 8), (4 * column, 60 * row, 200)) for column in columns] for row in rows]
+        return image_grid(cells, ["a row"] * len(rows), ["a name"] * len(columns))
+
+    outer = outer_columns(grid(range(50), (0, 1)))
+    assert outer.tobytes() == grid((0, 1, 2, 3, 47, 48, 49), (0, 1)).tobytes()
+    assert without_first_row(grid(range(4), (0, 1, 2))).tobytes() == grid(range(4), (1, 2)).tobytes()
