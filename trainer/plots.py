@@ -194,10 +194,12 @@ def heat_map(
     row_labels: Sequence[str],
     column_labels: Sequence[str],
     title: str = "",
+    scale: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Numbers on a scale from light (smallest) to dark (largest); None and NaN stay empty."""
+    """Numbers on a scale from light to dark, by default the smallest and the largest; None and NaN stay empty."""
     known = [value for row in table for value in row if value is not None and math.isfinite(value)] or [0.0]
-    low, span = min(known), (max(known) - min(known)) or 1.0
+    low, high = scale or (min(known), max(known))
+    span = (high - low) or 1.0
     left = MARGIN + _label_width(row_labels)
     height = TEXT_HEIGHT + len(row_labels) * CELL_HEIGHT + MARGIN
     sheet = _Sheet(left + len(column_labels) * CELL_WIDTH + MARGIN, height, title)

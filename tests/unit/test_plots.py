@@ -171,6 +171,13 @@ def test_heat_map_without_a_span(table):
     assert cells_of(image, len(table), len(table[0]), left)[0][0] == expected
 
 
+def test_heat_map_on_a_given_scale():
+    image = plots.heat_map([[0.5, 1.0]], ["a"], ["x", "y"], scale=(0.0, 1.0))
+    (half, whole), *_ = cells_of(image, 1, 2, plots.MARGIN + plots._label_width(["a"]))
+    assert half == tuple(round((a + b) / 2) for a, b in zip(plots.LOW, plots.HIGH, strict=True))
+    assert whole == plots.HIGH
+
+
 # Images
 
 

@@ -121,7 +121,7 @@ def _sections(evaluation: Evaluation) -> list[Section]:
         sections += [
             Heading("Does the model tell its concepts apart?"),
             Figure(
-                heat_map(table, _rows(evaluation), names, "Diffusion classifier accuracy"),
+                heat_map(table, _rows(evaluation), names, "Diffusion classifier accuracy", (0.0, 1.0)),
                 "Share of each concept's training images whose own prompt explains them best. Higher is better.",
             ),
         ]
