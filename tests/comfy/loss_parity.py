@@ -4,6 +4,8 @@
 was compared -> the largest difference, and the losses.
 """
 
+# ruff: noqa: TID251 (runs inside ComfyUI)
+
 import json
 import sys
 from pathlib import Path
@@ -12,20 +14,33 @@ from typing import Any
 PROMPT = "photo of a (red:1.2) fox"
 
 
-def compared(comfyui: Path, checkpoint: Path) -> dict[str, Any]:
-    """Differences in x_t, target and error, with the error by both."""
+def main(comfyui: Path, checkpoint: Path) -> dict[str, Any]:
+    """Of a checkpoint, and of the same held in bf16."""
     import torch
     from continual_lora.tests.comfy.checkpoint import load
+
+    found = compared(*load(comfyui, checkpoint))
+    return found | held_in_bf16(load(comfyui, checkpoint, dtype=torch.bfloat16), draw(found["channels"]))
+
+
+def draw(channels: int) -> tuple[Any, Any, Any]:
+    """x_0 and times and noise, the same whenever it is asked."""
+    import torch
+
+    rng, shape = torch.Generator().manual_seed(0), (3, channels, 8, 8)
+    x_0, noise = torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
+    return x_0, torch.tensor([10, 500, 950]), noise
+
+
+def compared(model: Any, clip: Any, vae: Any) -> dict[str, Any]:
+    """Differences in x_t, target and error, with the error by both."""
+    import torch
+    from continual_lora.trainer.bases.comfyui.base import ComfyBase
     from continual_lora.trainer.losses.denoising import NoisedBatch
 
-    model, clip, vae = load(comfyui, checkpoint)
-    from continual_lora.trainer.bases.comfyui.base import ComfyBase
-
     base = ComfyBase(model, clip, vae)
-    rng = torch.Generator().manual_seed(0)
-    shape = (3, model.model.latent_format.latent_channels, 8, 8)
-    x_0, noise = torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
-    t = torch.tensor([10, 500, 950])
+    channels = model.model.latent_format.latent_channels
+    x_0, t, noise = draw(channels)
     with torch.no_grad():
         ours = NoisedBatch(base, x_0, t, noise)
         error = ours.error(base.encode_prompt(PROMPT, {}))
@@ -53,13 +68,13 @@ def compared(comfyui: Path, checkpoint: Path) -> dict[str, Any]:
     by_hand = (target - prediction).square().mean((1, 2, 3))
     return {
         "parameterization": base.parameterization,
+        "channels": channels,
         "sigma": sigma.tolist(),
         "x_t": float((ours.x_t - x_t).abs().max()),
         "x_t of the host": float((ours.x_t - host.model_sampling.calculate_input(sigma, x)).abs().max()),
         "target": float((ours.target - target).abs().max()),
         "errors": error.tolist(),
         "errors by hand": by_hand.tolist(),
-        **held_in_bf16(load(comfyui, checkpoint, dtype=torch.bfloat16), (x_0, t, noise)),
     }
 
 
@@ -82,8 +97,10 @@ def held_in_bf16(models: tuple[Any, Any, Any], draw: tuple[Any, Any, Any]) -> di
 
 def host_sigma(host: Any, t: Any) -> Any:
     """The host's noise level at the timesteps 0..999; flows count to 1000 or to 1, and have no level 0."""
+    from comfy.model_sampling import ModelSamplingDiscrete
+
     sampling = host.model_sampling
-    if host.model_type.name in ("EPS", "V_PREDICTION"):
+    if isinstance(sampling, ModelSamplingDiscrete):
         return sampling.sigma(t.float())
     return sampling.sigma((t + 1) / 1000 * getattr(sampling, "multiplier", 1.0))
 
@@ -100,4 +117,4 @@ def more_of(host: Any, pooled: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     sys.path[0] = sys.argv[2]  # instead of this folder, of which nothing may hide ComfyUI's
-    sys.stdout.write(json.dumps(compared(Path(sys.argv[1]), Path(sys.argv[3]))))
+    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[3]))))

@@ -19,16 +19,12 @@ from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
 from ..fingerprint import autoencoder_fingerprint
 from .memory import host_mode, load, mixed_precision, needed_for_scores, needed_for_training, room
+from .noising import check_sampling, schedule
 from .private import private_view
 from .tokens import text_encoders, with_tokens
 from .weights import check_layers, model_weights_fingerprint
 
-PARAMETERIZATIONS: dict[ModelType, Parameterization] = {
-    ModelType.EPS: "eps",
-    ModelType.V_PREDICTION: "v",
-    ModelType.FLOW: "flow",
-    ModelType.FLUX: "flow",
-}
+TYPES = {ModelType.EPS, ModelType.V_PREDICTION, ModelType.FLOW, ModelType.FLUX}
 # Where every block is checkpointed its inputs are kept, 1.0 times, and what one block keeps inside comes on top.
 KEPT_CHECKPOINTED = 5.0
 SCALE = 8  # pixels of a latent's side
@@ -116,6 +112,7 @@ class ComfyBase:
 
     def __init__(self, model: Any, clip: Any, vae: Any) -> None:
         self.fingerprint = model_fingerprint(model)
+        self.parameterization: Parameterization = check_sampling(model)
         load([model, clip.patcher])
         self._patcher, self._model, self._clip, self._vae = model, model.model, clip, vae
         self.device = torch.device(model.load_device)
@@ -124,9 +121,12 @@ class ComfyBase:
         self._take_views(needed_for_scores(model, channels, side))
         self.dtype: torch.dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         self.mixed_precision = mixed_precision(self.device)
-        self.parameterization: Parameterization = PARAMETERIZATIONS[self._model.model_type]
         self.architecture, self.resolution = self.family.architecture, self.family.resolution
-        self._scales, self._timesteps = self._schedule()
+        self._joint = bool(joint_attention_layers(self._model.diffusion_model))
+        signal, spread, self._timesteps = schedule(
+            model.get_model_object("model_sampling"), self.parameterization, self.device
+        )
+        self._scales = signal, spread
 
     def _take_views(self, needed: float) -> None:
         """Of the U-Net and the text encoders, beside which `needed` bytes are left."""
@@ -146,17 +146,6 @@ class ComfyBase:
         del self.unet, self._text  # their room is needed as well
         load([self._patcher, self._clip.patcher], needed)
         self._take_views(needed)
-
-    def _schedule(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """The host's own, shift included: signal and spread, and what the network is told of the time, [1000] each."""
-        sampling = self._model.model_sampling
-        every = len(sampling.sigmas) // 1000  # the host has 10,000 for Flux
-        sigmas: Tensor = sampling.sigmas[every - 1 :: every].float().to(self.device)
-        if self.parameterization == "flow":
-            return (1 - sigmas, sigmas), sampling.timestep(sigmas).float()
-        alphas_cumprod = 1 / (1 + sigmas.square())
-        scales = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
-        return scales, torch.arange(1000, dtype=torch.float32, device=self.device)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in 0..1 -> latents in the U-Net's scale."""
@@ -184,7 +173,7 @@ class ComfyBase:
             self._text.set_clip_options({"layer": self._clip.layer_idx})  # type: ignore[operator]
         context, pooled, *_ = self._text.encode_token_weights(pieces)  # type: ignore[operator]
         vector = pooled.float().to(self.device) if self.family.vector else None
-        return Conditioning(context.float().to(self.device), vector, joint=self.parameterization == "flow")
+        return Conditioning(context.float().to(self.device), vector, joint=self._joint)
 
     def word_vectors(self, word: str) -> TokenVectors:
         """The mean vector of the word's pieces in each text encoder."""
@@ -239,7 +228,7 @@ def _family(model: Any) -> Family:
     vector = config.get("adm_in_channels") or config.get("vec_in_dim") or 0
     family = FAMILIES.get(kind)
     plain = family is not None and config.get("in_channels") == channels and vector == family.vector
-    if family is None or model.model_type not in PARAMETERIZATIONS or not plain:
+    if family is None or model.model_type not in TYPES or not plain:
         raise ContinualLoraError(
             "This version teaches Stable Diffusion 1.x, 2.x, XL and 3, Flux.1 (no inpainting models) and the embedded "
             "base.",
