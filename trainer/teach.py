@@ -28,7 +28,7 @@ from .training import latent_cache, samples, tensorboard
 from .training.captions import step_prompts
 from .training.checkpointing import checkpoint_blocks
 from .training.data import TrainingData
-from .training.memory import is_out_of_memory, no_room
+from .training.memory import told_of_no_room
 from .training.precision import in_format, loss_scaler
 from .training.samples import Draw, own_draw
 from .training.state import TrainState
@@ -72,6 +72,7 @@ def teach(
     with (
         writing(sequence.root, f"teaching <{concept.token}>") if work.first else nullcontext(),
         tensorboard.logged(on_step, curves) if settings.tensorboard and work.first else nullcontext(on_step) as report,
+        told_of_no_room(settings),
     ):
         done = sequence.find(task.key)
         work.agree(f"{task.key}, {'not' if done is None else ''} there")
@@ -88,11 +89,9 @@ def teach(
             committed = training.commit(reports) if work.first else sequence
             work.agree(task.key)
             return sequence.find(task.key) or committed
-        except BaseException as error:
+        except BaseException:
             if work.first and training.state.whole:  # else the last checkpoint stays what the training goes on from
                 save_partial(partial, training.state)
-            if is_out_of_memory(error):
-                raise no_room(settings) from error
             raise
 
 

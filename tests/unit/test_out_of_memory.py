@@ -102,7 +102,7 @@ def test_a_second_failure_stops_with_the_state_kept(tmp_path):
 
     with (
         pytest.warns(UserWarning, match="Step 3"),
-        pytest.raises(ContinualLoraError, match=r"4 images a pass, and with half as many.*gradient_checkpointing on"),
+        pytest.raises(ContinualLoraError, match=r"4 images a pass \(.* half as many, too\)\. .*gradient_checkpointing on"),
     ):
         later(SETTINGS)
     (partial,) = (tmp_path / "pets" / "partial").glob("*.safetensors")
@@ -133,3 +133,12 @@ def test_no_room_for_the_fisher(tmp_path):
     with pytest.raises(ContinualLoraError, match="ran out of memory"):
         taught(tmp_path, base, settings)
     assert list((tmp_path / "partial").glob("*.safetensors"))
+
+
+def test_no_room_before_the_first_step(tmp_path):
+    class FullWhileEncoding(ToyBase):
+        def encode_images(self, images):
+            raise torch.cuda.OutOfMemoryError("no room")
+
+    with pytest.raises(ContinualLoraError, match=r"ran out of memory with 4 images a pass .* lower resolution"):
+        taught(tmp_path, FullWhileEncoding(UNET))

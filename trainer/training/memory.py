@@ -1,5 +1,8 @@
 """A device without room for a training: which errors say so, and what to tell the user."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from ..errors import ContinualLoraError
@@ -17,6 +20,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
 
 
+@contextmanager
+def told_of_no_room(settings: TrainSettings) -> Iterator[None]:
+    """Say in three facts what in the block ran out of memory.
+
+    Raises:
+        ContinualLoraError: in the place of the device's own error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise no_room(settings) from error
+        raise
+
+
 def no_room(settings: TrainSettings) -> ContinualLoraError:
     """The error, with what makes a training smaller and is not chosen yet."""
     free = {"gradient_checkpointing": settings.gradient_checkpointing, "low_memory": settings.low_memory}
@@ -27,6 +45,6 @@ def no_room(settings: TrainSettings) -> ContinualLoraError:
     return ContinualLoraError(
         "The device should have room for a pass of the U-Net and for what training keeps of it.",
         f"It ran out of memory with {settings.batch_size} images a pass"
-        + (", and with half as many." if several else "."),
+        + (" (a step of the training is tried with half as many, too)." if several else "."),
         f"Close what else uses the device; {same}{batch}lower resolution, which begins this concept anew.",
     )
