@@ -194,6 +194,15 @@ def test_a_lora_of_kohyas_scripts_is_taken_if_it_leaves_the_queries(family):
         read_lora(tensors, {}, view)
 
 
+@each_family
+def test_keys_alone_and_with_the_queries_are_refused(family):
+    view = split_joint_attention(shared_view(model_of(family)))
+    lora = random_lora(view)
+    both = write_lora(lora, view, "kohya")[0] | write_lora(lora, view, "comfyui")[0]
+    with pytest.raises(ContinualLoraError, match=r"each layer once\. It holds `.*\.0\..*\.to_k` alone and with"):
+        read_lora(both, {}, view)
+
+
 @pytest.mark.parametrize("part", ["add_q_proj", "to_k", "to_add_out"])
 def test_other_layers_of_the_attention_are_refused(part):
     view = split_joint_attention(shared_view(model_of("flux")))

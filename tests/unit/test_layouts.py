@@ -134,6 +134,23 @@ def test_half_of_a_pair_is_an_error(tiny):
         read_lora({}, {}, tiny.unet)
 
 
+def test_a_layer_in_two_layouts_is_refused_and_not_overwritten(tiny):
+    lora = random_lora(tiny.unet)
+    both = write_lora(lora, tiny.unet, "kohya")[0] | write_lora({LAYER: lora[LAYER]}, tiny.unet, "comfyui")[0]
+    with pytest.raises(ContinualLoraError, match=rf"`{STEMS['comfyui']}\.alpha` and 2 other .* second time"):
+        read_lora(both, {}, tiny.unet)
+
+
+@pytest.mark.parametrize("setting", [{"alpha_pattern": {LAYER: 8.0}}, {"use_rslora": True}, {"use_dora": True}])
+def test_another_scale_than_alpha_over_rank_is_refused_and_not_ignored(setting, tiny):
+    tensors, metadata = write_lora(random_lora(tiny.unet), tiny.unet, "diffusers")
+    plain = json.loads(metadata[METADATA_KEY]) | {f"unet.{name}": type(value)() for name, value in setting.items()}
+    assert read_lora(tensors, {METADATA_KEY: json.dumps(plain)}, tiny.unet)
+    config = plain | {f"unet.{name}": value for name, value in setting.items()}
+    with pytest.raises(ContinualLoraError, match=f"scale alpha / rank.*{next(iter(setting))}"):
+        read_lora(tensors, {METADATA_KEY: json.dumps(config)}, tiny.unet)
+
+
 def test_peft_and_diffusers_know_one_rank():
     lora = {
         "a": LoraFactors(torch.ones(1, 2), torch.ones(2, 1), 1.0),

@@ -102,7 +102,7 @@ def test_a_second_failure_stops_with_the_state_kept(tmp_path):
 
     with (
         pytest.warns(UserWarning, match="Step 3"),
-        pytest.raises(ContinualLoraError, match=r"4 images a pass \(.* half as many, too\)\. .*gradient_checkpointing on"),
+        pytest.raises(ContinualLoraError, match=r"4 images a pass \(.* too\)\. .*gradient_checkpointing on"),
     ):
         later(SETTINGS)
     (partial,) = (tmp_path / "pets" / "partial").glob("*.safetensors")

@@ -36,6 +36,7 @@ ALPHA = (".alpha",)
 # Where diffusers keeps a LoRA's configuration: JSON in the metadata of the file, its names behind "unet." or
 # "transformer.".
 METADATA_KEY = "lora_adapter_metadata"
+SCALES = ("alpha_pattern", "use_rslora", "use_dora")  # of peft's; where one is set the scale is another
 PEFT_PREFIX = "base_model.model."
 
 
@@ -64,15 +65,16 @@ def read_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], unet: 
     foreign = []
     for key, tensor in tensors.items():
         role, stem = _split(key)
-        if stem in stems and tensor.dim() == (0 if role == "alpha" else 2):
-            found.setdefault(stems[stem], {})[role] = tensor
+        parts = found.setdefault(stems[stem], {}) if stem in stems else {}
+        if stem in stems and tensor.dim() == (0 if role == "alpha" else 2) and role not in parts:
+            parts[role] = tensor
         else:
             foreign.append(key)
     if foreign or not found:
         raise ContinualLoraError(
             "An existing LoRA should hold factors of the cross-attention's keys and values (attn2.to_k, attn2.to_v; in "
             "SD 3 and Flux, attn.add_k_proj, attn.add_v_proj) of this model, and nothing else.",
-            f"`{sorted(foreign)[0]}` and {len(foreign) - 1} other tensors are something else."
+            f"`{sorted(foreign)[0]}` and {len(foreign) - 1} other tensors are something else, or a layer's second time."
             if foreign
             else "It is empty.",
             "Apply this LoRA to the model with Load LoRA: it then belongs to the base, stays frozen, and the sequence "
@@ -83,7 +85,14 @@ def read_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], unet: 
     for layer, parts in found.items():
         weight = unet.get_parameter(f"{layer}.joint.weight" if layer in joint else f"{layer}.weight")
         factors = _factors(layer, parts, alpha, weight.shape)
-        lora |= split_factors(layer, factors) if layer in joint else {layer: factors}
+        own = split_factors(layer, factors) if layer in joint else {layer: factors}
+        if twice := lora.keys() & own.keys():
+            raise ContinualLoraError(
+                "The LoRA should hold each layer once.",
+                f"It holds `{min(twice)}` alone and with the queries.",
+                "Save or download it again.",
+            )
+        lora |= own
     return {layer: lora[layer] for layer in cross_attention_layers(unet) if layer in lora}
 
 
@@ -212,10 +221,18 @@ def _alpha_of(metadata: Mapping[str, str]) -> float | None:
     try:
         config = json.loads(metadata[METADATA_KEY])
         found = [config[name] for name in ("unet.lora_alpha", "transformer.lora_alpha") if name in config]
-        return float(found[0]) if found and found[0] is not None else None
+        odd = [name for name in SCALES if any(config.get(f"{part}.{name}") for part in ("unet", "transformer"))]
+        alpha = float(found[0]) if found and found[0] is not None else None
     except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ContinualLoraError(
             f"`{METADATA_KEY}` in the metadata of the LoRA should be a table with the number of its alpha.",
             f"It is another text: {error}.",
             "Save or download the LoRA again.",
         ) from error
+    if odd:
+        raise ContinualLoraError(
+            "All layers of the LoRA should have one alpha, and the scale alpha / rank.",
+            f"Its metadata has {', '.join(odd)}.",
+            "Convert it to kohya's layout with the program that made it.",
+        )
+    return alpha
