@@ -1,6 +1,7 @@
 """Evaluating a sequence: what is drawn and kept, the figures by hand, the classifier, the spectrum, the report."""
 
 import csv
+import json
 import re
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 
 from tests.toy import ToyBase, ToyUNet, toy_concept, toy_settings, trained_task
 from trainer.concept import prepare
+from trainer.disk.manifest import MANIFEST
 from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.evaluation.dc_accuracy import dc_accuracy
@@ -273,6 +275,20 @@ def test_a_restored_task_is_what_the_methods_saw(line):
         for name, value in task.earlier_adapter(turn).items():
             stem = name.replace("middle_block.1.attn2.to_", "lora_unet_mid_block_attentions_0_attn2_to_")
             assert torch.equal(value, written[f"{stem}.weight"])
+
+
+@pytest.mark.parametrize("stored", [None, "fp8", []])
+def test_a_task_without_a_known_number_format_is_restored_in_the_bases_own(line, stored):
+    """An older version wrote none, and the manifest is not held to it."""
+    path = line.root / MANIFEST
+    manifest = json.loads(path.read_text())
+    if stored is None:
+        del manifest["tasks"][line.head]["settings"]["mixed_precision"]
+    else:
+        manifest["tasks"][line.head]["settings"]["mixed_precision"] = stored
+    path.write_text(json.dumps(manifest))
+    base = ToyBase(UNET)
+    assert restored_task(base, line).denoiser is base
 
 
 def test_the_report_holds_every_figure(line):

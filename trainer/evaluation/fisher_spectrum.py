@@ -18,7 +18,7 @@ from ..methods.ewc import EWC
 from ..settings import TrainSettings
 from ..task import TrainedTask
 from ..trained import trained_task
-from ..training.precision import in_format, loss_scaler
+from ..training.precision import FORMATS, in_format, loss_scaler
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def restored_task(denoiser: Denoiser, line: ConceptSequence) -> TrainedTask:
     adapter, tokens = attach(denoiser, line)
     task = line.tasks[-1]
     latents = encode_one_by_one(denoiser, line.images(task))
-    mixed_precision = task.settings["mixed_precision"]
+    stored = task.settings.get("mixed_precision")  # an older version wrote none; the manifest is not held to it
+    mixed_precision = stored if isinstance(stored, str) and stored in FORMATS else "auto"
     return trained_task(
         in_format(denoiser, mixed_precision),
         adapter,
