@@ -8,6 +8,8 @@ was compared -> the largest difference, and the losses.
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +44,23 @@ def compared(model: Any, clip: Any, vae: Any) -> dict[str, Any]:
     channels = model.model.latent_format.latent_channels
     x_0, t, noise = draw(channels)
     with torch.no_grad():
-        ours = NoisedBatch(base, x_0, t, noise)
-        error = ours.error(base.encode_prompt(PROMPT, {}))
+        ours, prompt = NoisedBatch(base, x_0, t, noise), base.encode_prompt(PROMPT, {})
+        with no_attention_in_chunks():
+            error = ours.error(prompt)
 
         host: Any = model.model
         sigma = host_sigma(host, t)
         x = host.model_sampling.noise_scaling(sigma, noise.clone(), x_0)
         context, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)
         more = more_of(host, pooled)
-        x_0_by_host = host.apply_model(x, sigma, c_crossattn=context.expand(3, -1, -1), **more)
+        conditioning = {"c_crossattn": context.expand(3, -1, -1), **more}
+        x_0_by_host = host.apply_model(x, sigma, **conditioning)
+        try:
+            with no_attention_in_chunks():
+                host.apply_model(x, sigma, **conditioning)
+            in_chunks = False
+        except InChunksError:
+            in_chunks = True
 
     # By hand: how much of the image and of the noise is in x_t, then what the prediction of x_0 says of eps, v or flow.
     s = sigma[:, None, None, None]
@@ -69,6 +79,7 @@ def compared(model: Any, clip: Any, vae: Any) -> dict[str, Any]:
     return {
         "parameterization": base.parameterization,
         "channels": channels,
+        "host attends in chunks": in_chunks,
         "sigma": sigma.tolist(),
         "x_t": float((ours.x_t - x_t).abs().max()),
         "x_t of the host": float((ours.x_t - host.model_sampling.calculate_input(sigma, x)).abs().max()),
@@ -76,6 +87,25 @@ def compared(model: Any, clip: Any, vae: Any) -> dict[str, Any]:
         "errors": error.tolist(),
         "errors by hand": by_hand.tolist(),
     }
+
+
+class InChunksError(Exception):
+    """An attention asked how much memory is free, to cut itself into chunks."""
+
+
+@contextmanager
+def no_attention_in_chunks() -> Iterator[None]:
+    """It depends on the memory of the moment, so that gradient checkpointing could not repeat it."""
+    from comfy import model_management
+
+    def refuse(*_: Any) -> Any:
+        raise InChunksError
+
+    plain, model_management.get_free_memory = model_management.get_free_memory, refuse
+    try:
+        yield
+    finally:
+        model_management.get_free_memory = plain
 
 
 def held_in_bf16(models: tuple[Any, Any, Any], draw: tuple[Any, Any, Any]) -> dict[str, Any]:

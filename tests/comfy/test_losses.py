@@ -29,6 +29,7 @@ def test_noise_and_loss_are_those_of_the_host(
     assert max(found["x_t"], found["x_t of the host"], found["target"]) < 1e-5, found
     assert found["errors"] == pytest.approx(found["errors by hand"], rel=1e-5), found
     assert found["sigma"] == pytest.approx(SHIFTED.get(family, found["sigma"]), rel=1e-5)
+    assert found["host attends in chunks"]  # as it does on a CPU; a training never does
     assert min(found["errors"]) > 0.1  # random weights predict neither noise nor v nor flow
     # Weights held in bf16 are not cast to the host's format and back where the training computes in bf16.
     assert found["formats"] == ["torch.bfloat16", found["format of the host"]] and "32" in found["format of the host"]
