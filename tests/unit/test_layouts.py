@@ -210,6 +210,16 @@ def test_the_model_is_what_it_was_with_the_existing_lora(adapter):
         torch.testing.assert_close(base.unet(x, t, context), changed.unet(x, t, context), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("alpha", [-3.0, 0.0])
+def test_a_negative_scale_is_kept_and_one_of_zero_can_learn(alpha, tiny):
+    lora = random_lora(tiny.unet, rank=2, alpha=alpha)
+    adapter = LoraAdapter(TinyBase().unet, 4, 8.0, torch.Generator().manual_seed(0))
+    adapter.start_from(lora)
+    for name, delta in adapter.deltas().items():
+        torch.testing.assert_close(delta, lora[name].delta, atol=1e-4, rtol=1e-4)
+        assert adapter.parameters[f"{name}.lora_down"].abs().amax(1).min() > 0
+
+
 def test_a_larger_rank_is_refused_and_vera_is_no_lora(tiny):
     lora = random_lora(tiny.unet, rank=5)
     rng = torch.Generator().manual_seed(0)

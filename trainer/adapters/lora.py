@@ -3,6 +3,8 @@
 Source: Hu et al., arXiv 2106.09685.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -53,10 +55,14 @@ class LoraAdapter(Adapter):
                     f"It is {self.rank}.",
                     f'Set "rank" to {factors.rank} or more.',
                 )
-            # Both factors by the root of what the scales differ in; the ranks beyond start as a new LoRA does.
-            balance = ((factors.alpha / factors.rank) / (self.alpha / self.rank)) ** 0.5
+            # Both factors by the root of what the scales differ in; the ranks beyond start as a new LoRA does, and so
+            # does a LoRA of scale 0, which adds nothing and with two factors of zeros could learn nothing.
+            ratio = (factors.alpha / factors.rank) / (self.alpha / self.rank)
+            if not ratio:
+                continue
+            balance = abs(ratio) ** 0.5
             theta[f"{name}.lora_down"].data[: factors.rank].copy_(balance * factors.down)
-            theta[f"{name}.lora_up"].data[:, : factors.rank].copy_(balance * factors.up)
+            theta[f"{name}.lora_up"].data[:, : factors.rank].copy_(math.copysign(balance, ratio) * factors.up)
 
     def deltas(self) -> dict[str, Tensor]:
         """See `Adapter`."""
