@@ -1,6 +1,5 @@
 """The training loop: one page, a generator."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -14,7 +13,7 @@ from .settings import TrainSettings
 from .task import StepRecord, step_rng
 from .training.buckets import Bucket, drawn_batches
 from .training.divergence import check_numbers
-from .training.memory import is_out_of_memory
+from .training.memory import Halving
 from .training.optimizers import set_training
 from .training.precision import clipped_norm
 from .training.prior import Prior
@@ -47,21 +46,14 @@ def train_concept(
         prior: pictures of the class noun; their error on as many as the batch is added to the loss.
     """
     set_training(state.optimizer, True)
-    halves = 1
-    while state.step < settings.steps:
+    halving = Halving(settings)
+
+    def attempt(passes: int) -> tuple[float, float]:
         state.optimizer.zero_grad(set_to_none=True)
-        try:
-            loss, penalty = _backward(denoiser, buckets, encode, state, methods, settings, seed, prior, halves)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or settings.batch_size == 1 or halves == 2:
-                raise
-            halves = 2
-            warnings.warn(
-                f"Step {state.step + 1} did not fit into memory with {settings.batch_size} images a pass. From here on "
-                "a pass has half as many; the images of a step stay the same.",
-                stacklevel=2,
-            )
-            continue
+        return _backward(denoiser, buckets, encode, state, methods, settings, seed, prior, passes)
+
+    while state.step < settings.steps:
+        loss, penalty = halving.run(attempt, f"Step {state.step + 1}")
         norm = clipped_norm(state.scaler, state.optimizer, state.trained(), settings.gradient_clip)
         check_numbers(loss, penalty, norm, f"step {state.step + 1} of {settings.steps}")
         for group, peak in zip(state.optimizer.param_groups, state.peaks, strict=True):
@@ -87,7 +79,7 @@ def _backward(
     settings: TrainSettings,
     seed: str,
     prior: Prior | None,
-    halves: int,
+    passes: int,
 ) -> tuple[float, float]:
     """The gradients of a step, every batch in so many passes; returns the loss and the penalty. See `train_concept`."""
     added = total_penalty(methods, state.adapter)
@@ -97,7 +89,7 @@ def _backward(
     parts, size, gamma = settings.gradient_accumulation, settings.batch_size, settings.min_snr_gamma
     pending = penalty  # goes along with the first pass
     for indices, whole in drawn_batches(denoiser, buckets, parts, size, rng):
-        for index, batch in zip(indices.tensor_split(halves), whole.parts(halves), strict=True):
+        for index, batch in zip(indices.tensor_split(passes), whole.parts(passes), strict=True):
             error = mean_error(batch, encode(index, captions_rng), gamma)
             if prior is not None:
                 error = error + prior.error(denoiser, len(batch), rng, gamma)

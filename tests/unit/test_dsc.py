@@ -61,7 +61,8 @@ def loss_by_autograd(task, settings, classifier, temperature, teachers):
 @pytest.mark.parametrize("low_memory", [True, False])
 @pytest.mark.parametrize("classifier", [True, False])
 @pytest.mark.parametrize("moved", [0.0, 0.3])
-def test_a_step_has_the_gradient_of_the_formula(classifier, low_memory, moved):
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_step_has_the_gradient_of_the_formula(passes, moved, classifier, low_memory):
     """At the start the student is teacher 1, whose terms have no gradient there; then it has moved away from it."""
     task, rng = trained_task(ToyBase()), torch.Generator().manual_seed(7)
     settings = toy_settings(batch_size=3, temperature=0.4, num_prompts=4, low_memory=low_memory)
@@ -71,7 +72,7 @@ def test_a_step_has_the_gradient_of_the_formula(classifier, low_memory, moved):
         parameter.data += moved * torch.randn(parameter.shape, generator=rng)
     loss = loss_by_autograd(task, settings, classifier, 0.4, teachers)
     expected = torch.autograd.grad(loss, list(task.adapter.parameters.values()))
-    _, values = method._backward(task, batch, prompts, teachers, 0.4)
+    _, values = method._backward(task, batch, prompts, teachers, 0.4, passes)
     for parameter, gradient in zip(task.adapter.parameters.values(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
     assert (values["l2_teacher1"] > 0) == (moved > 0) and values["l2_teacher2"] > 0

@@ -74,6 +74,41 @@ def test_what_counts_as_out_of_memory(error, is_one):
     assert is_out_of_memory(error) is is_one
 
 
+@pytest.mark.parametrize("recipe", ["lora_dsc_ewc", "lora_dsc_ewc_dc"])
+@pytest.mark.parametrize("batch_size", [4, 3])
+def test_what_follows_the_training_is_halved_too(recipe, batch_size, tmp_path):
+    """Two concepts on a device on which the steps of the training fit, but nothing after them."""
+    changes = {"fisher_draws": batch_size + 1, "consolidation": 1.0, "low_memory": True, "temperature": 0.5}
+    settings = toy_settings(recipe=recipe, steps=2, batch_size=batch_size, **changes)
+
+    def both(root, room_after_training):
+        line = ConceptSequence(root, ToyBase(UNET).fingerprint)
+        for seed, word in enumerate(("fox", "cat")):
+            base = SmallDevice(batch_size)
+
+            def on_step(record, base=base):
+                if record.step == settings.steps and record.phase == "train":
+                    base.room = room_after_training
+
+            line = teach(base, toy_concept(word, seed=seed), settings, line, on_step)
+        return line
+
+    with pytest.warns(UserWarning) as warned:
+        halved = both(tmp_path / "small", 2)
+    said = [str(warning.message).partition(" did not fit into memory with ")[0] for warning in warned]
+    assert said == ["Draw 1 of the Fisher", "Step 1 of the consolidation", "Draw 1 of the Fisher"]
+    whole = both(tmp_path / "large", batch_size)
+    for mine, theirs in (
+        (halved.lora(halved.tasks[1]), whole.lora(whole.tasks[1])),
+        (halved.method_state(), whole.method_state()),
+    ):
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6)
+    figures = [line.tasks[1].values for line in (halved, whole)]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-4)
+
+
 def test_an_uneven_batch_is_halved_too(tmp_path):
     settings = toy_settings(recipe="lora", steps=2, batch_size=3, gradient_accumulation=2)
     small = SmallDevice(2)
@@ -102,7 +137,7 @@ def test_a_second_failure_stops_with_the_state_kept(tmp_path):
 
     with (
         pytest.warns(UserWarning, match="Step 3"),
-        pytest.raises(ContinualLoraError, match=r"4 images a pass \(.* too\)\. .*gradient_checkpointing on"),
+        pytest.raises(ContinualLoraError, match=r"4 images a pass \(.* half as many\)\. .*gradient_checkpointing on"),
     ):
         later(SETTINGS)
     (partial,) = (tmp_path / "pets" / "partial").glob("*.safetensors")

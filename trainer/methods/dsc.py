@@ -13,6 +13,7 @@ Source: Jha et al., arXiv 2410.00700, section 3.2; deep model consolidation: Zha
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,12 +32,14 @@ from ..losses.scores import (
 from ..settings import TrainSettings
 from ..task import StepRecord, TrainedTask, step_rng
 from ..training.divergence import check_numbers
+from ..training.memory import Halving
 from ..training.optimizers import build_optimizer, set_training
 from ..training.precision import clipped_norm
 from ..training.schedule import schedule_factor
 from .method import Method
 
 NAME = "dsc"
+State = Mapping[str, Tensor]  # of an adapter
 CALIBRATION_BATCHES = 4
 
 
@@ -72,11 +75,12 @@ class DSC(Method):
         }
         optimizer = build_optimizer(settings.optimizer, [group])
         set_training(optimizer, True)
-        total = max(1, round(settings.consolidation * settings.steps))
+        total, halving = max(1, round(settings.consolidation * settings.steps)), Halving(settings)
         for step in range(total):
             batch, prompts, j = self._batch(task, "consolidate", step)
-            optimizer.zero_grad(set_to_none=True)
-            errors, values = self._backward(task, batch, prompts, (teacher, task.earlier_adapter(j)), temperature)
+            teachers = teacher, task.earlier_adapter(j)
+            attempt = partial(self._backward, task, batch, prompts, teachers, temperature)
+            errors, values = halving.run(attempt, f"Step {step + 1} of the consolidation")
             penalty = task.penalty()
             if penalty is not None:
                 task.scaler.scale(penalty).backward()
@@ -98,10 +102,36 @@ class DSC(Method):
         task: TrainedTask,
         batch: NoisedBatch,
         prompts: list[Conditioning],
-        teachers: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+        teachers: tuple[State, State],
         temperature: float,
+        passes: int,
     ) -> tuple[Tensor, dict[str, float]]:
-        """Back-propagate both terms of both teachers; the student's errors [K, B] and the terms' values."""
+        """The gradients of both terms of both teachers; the student's errors [K, B] and the terms' values."""
+        for parameter in task.adapter.parameters.values():
+            parameter.grad = None
+        found = [
+            self._part(task, part, len(part) / len(batch), prompts, teachers, temperature)
+            for part in batch.parts(passes)
+        ]
+        parts, distances, targets = zip(*found, strict=True)
+        errors = torch.cat(parts, dim=1)
+        values = {f"l2_teacher{i}": float(torch.cat(d).mean()) for i, d in enumerate(zip(*distances, strict=True), 1)}
+        scores = dc_log_scores(errors, temperature)
+        for i, own in enumerate(zip(*targets, strict=True), start=1):
+            target = torch.cat(own, dim=1)
+            values[f"kl_teacher{i}"] = float((target.exp() * (target - scores)).sum(0).mean())
+        return errors, values | (score_values(errors, temperature) if self.classifier else {})
+
+    def _part(
+        self,
+        task: TrainedTask,
+        batch: NoisedBatch,
+        share: float,
+        prompts: list[Conditioning],
+        teachers: tuple[State, State],
+        temperature: float,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The same of a share of the images: the errors, the distances from both teachers [B], their log scores."""
         matches: list[Match] = []
         targets: list[Tensor] = []
         for own, teacher in enumerate(teachers):  # c_n is prompt 0 and c_j prompt 1
@@ -117,14 +147,12 @@ class DSC(Method):
             terms = [cross_entropy_error_gradient(errors, target.exp(), temperature) for target in targets]
             return temperature**2 * torch.stack(terms).sum(0) / len(batch)
 
-        low_memory, scaled = self.settings.low_memory, task.scaler.scale
-        of_errors = weights if self.classifier else None
+        def scaled(loss: Tensor) -> Tensor:
+            return task.scaler.scale(share * loss)  # type: ignore[no-any-return]
+
+        low_memory, of_errors = self.settings.low_memory, weights if self.classifier else None
         errors, distances = backward_through_errors(batch, prompts, of_errors, low_memory, matches, scaled)
-        values = {f"l2_teacher{i}": float(d.mean()) for i, d in enumerate(distances, start=1)}
-        scores = dc_log_scores(errors, temperature)
-        for i, target in enumerate(targets, start=1):
-            values[f"kl_teacher{i}"] = float((target.exp() * (target - scores)).sum(0).mean())
-        return errors, values | (score_values(errors, temperature) if self.classifier else {})
+        return errors, distances, targets
 
     def _batch(self, task: TrainedTask, phase: str, step: int) -> tuple[NoisedBatch, list[Conditioning], int]:
         """A draw, its prompts [c_n, c_j, c_0, ...] (only the first two without scores), and j, 0-based."""

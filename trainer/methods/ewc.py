@@ -8,7 +8,8 @@ gradient carries 1 / tau, and at every rank.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from ..losses.scores import (
 )
 from ..settings import TrainSettings
 from ..task import StepRecord, TrainedTask, step_rng
+from ..training.memory import Halving
 from .method import Method
 
 NAME = "ewc"
@@ -119,7 +121,7 @@ class EWC(Method):
         # The training, which has no scores, found the scale; their gradient carries 1 / tau.
         scale = task.scaler.get_scale()
         scale = max(1.0, scale / (1 + 1 / temperature)) if self.classifier else scale
-        size, low_memory = self.settings.batch_size, self.settings.low_memory
+        size, halving = self.settings.batch_size, Halving(self.settings)
 
         def scaled(loss: Tensor) -> Tensor:
             return scale * loss
@@ -127,11 +129,9 @@ class EWC(Method):
         for step in task.work.share(math.ceil(draws / size)):
             count = min(size, draws - step * size)
             batch, prompts = self._batch(task, "fisher", step, count)
+            attempt = partial(self._backward, task.adapter, batch, prompts, weights, scaled)
             while True:
-                with per_sample_gradients(self._layers(task.adapter), count) as gradients:
-                    errors, _ = backward_through_errors(batch, prompts, weights, low_memory, scaled=scaled)
-                for parameter in task.adapter.parameters.values():
-                    parameter.grad = None
+                errors, gradients = halving.run(attempt, f"Draw {step + 1} of the Fisher")
                 if scale <= 1 or all(bool(gradient.isfinite().all()) for gradient in gradients.values()):
                     break
                 scale = max(1.0, scale / 2)  # the draw overflowed in fp16, and is made again
@@ -139,6 +139,30 @@ class EWC(Method):
                 for gradient in gradients.values():
                     gradient.div_(scale)
             yield step, errors, gradients
+
+    def _backward(
+        self,
+        adapter: Adapter,
+        batch: NoisedBatch,
+        prompts: list[Conditioning],
+        weights: Callable[[Tensor], Tensor],
+        scaled: Callable[[Tensor], Tensor],
+        passes: int,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The errors [K, B] and the per-sample gradients by name; none is left on the adapter."""
+        found = []
+        try:
+            for part in batch.parts(min(passes, len(batch))):
+                with per_sample_gradients(self._layers(adapter), len(part)) as gradients:
+                    errors, _ = backward_through_errors(part, prompts, weights, self.settings.low_memory, scaled=scaled)
+                found.append((errors, gradients))
+        finally:
+            for parameter in adapter.parameters.values():
+                parameter.grad = None
+        names = found[0][1]
+        return torch.cat([errors for errors, _ in found], dim=1), {
+            name: torch.cat([gradients[name] for _, gradients in found]) for name in names
+        }
 
     def _temperature(self, task: TrainedTask) -> float:
         return self.settings.temperature or (self._calibrate(task) if self.classifier else 1.0)

@@ -1,7 +1,9 @@
-"""A device without room for a training: which errors say so, and what to tell the user."""
+"""A device without room for a training: which errors say so, half the images a pass, and what to tell the user."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
@@ -12,12 +14,45 @@ from ..settings import TrainSettings
 # CPU's on Linux and on Windows, DirectML's.
 _WORDS = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory", "not enough gpu video memory")
 
+_Result = TypeVar("_Result")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device ran out of memory."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+
+
+class Halving:
+    """Into how many passes the images of a step are put: one, and two from the first time that one does not fit.
+
+    Args:
+        settings: `batch_size` counts: a single image cannot be halved.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self._batch_size, self._count = settings.batch_size, 1
+
+    def run(self, work: Callable[[int], _Result], what: str) -> _Result:
+        """Do the work, and again in halves where it does not fit.
+
+        Args:
+            work: given how many passes; may be begun a second time.
+            what: it is, for the warning.
+        """
+        try:
+            return work(self._count)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or self._batch_size == 1 or self._count > 1:
+                raise
+        self._count = 2
+        warnings.warn(
+            f"{what} did not fit into memory with {self._batch_size} images a pass. From here on a pass has half as "
+            "many; the images of a step stay the same.",
+            stacklevel=3,
+        )
+        return work(self._count)
 
 
 @contextmanager
@@ -45,6 +80,6 @@ def no_room(settings: TrainSettings) -> ContinualLoraError:
     return ContinualLoraError(
         "The device should have room for a pass of the U-Net and for what training keeps of it.",
         f"It ran out of memory with {settings.batch_size} images a pass"
-        + (" (a step of the training is tried with half as many, too)." if several else "."),
+        + (" (and, wherever it trains, with half as many)." if several else "."),
         f"Close what else uses the device; {same}{batch}lower resolution, which begins this concept anew.",
     )
