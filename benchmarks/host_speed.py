@@ -80,12 +80,12 @@ def time_passes(host: Host) -> dict[str, float]:
 
 
 def _medians(host: Host, kinds: Mapping[str, Callable[[Host], Work]], rounds: int, repeats: int) -> dict[str, float]:
-    """All in turn, in rounds of which the first is for warming up."""
+    """All in turn, there and back, in rounds of which the first is for warming up."""
     works = {name: make(host) for name, make in kinds.items()}
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
-        for name, work in works.items():
-            taken = [seconds_of(work) for _ in range(repeats)]
+        for name in list(works)[:: (-1) ** number]:
+            taken = [seconds_of(works[name]) for _ in range(repeats)]
             if number:
                 seconds[name] += taken[1:] or taken
     return {name: statistics.median(values) for name, values in seconds.items()}
@@ -159,8 +159,8 @@ def core_trainer(host: Host, steps: int, checkpointing: bool) -> str:
 PARTS: dict[str, Callable[[Host], dict[str, Any]]] = {
     "steps": time_steps,
     "passes": time_passes,
-    "core": lambda host: beside_core(host, checkpointing=False),
-    "core_default": lambda host: beside_core(host, checkpointing=True),
+    "core": lambda host: beside_core(host, checkpointing=True),
+    "core_without_checkpointing": lambda host: beside_core(host, checkpointing=False),
 }
 
 
@@ -180,8 +180,8 @@ def ratios(found: dict[str, dict[str, Any]], settings: TrainSettings) -> dict[st
         }
     if core := found.get("core"):
         reported |= against_core(core, "") | {"attach_over_base": core["attached"] / core["loaded"]}
-    if core := found.get("core_default"):
-        reported |= against_core(core, "_default")
+    if core := found.get("core_without_checkpointing"):
+        reported |= against_core(core, "_without_checkpointing")
     if t := found.get("passes"):
         reported |= {
             "fisher_dc_over_separate": t["fisher"] / t["separate"],

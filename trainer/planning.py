@@ -39,7 +39,8 @@ def task_record(
     sequence: ConceptSequence, concept: Concept, settings: TrainSettings, start: Lora | None = None
 ) -> TaskRecord:
     """The record of the task to come, its key made from all that it depends on."""
-    # A setting at its default is left out, so that one that a later version adds changes no key.
+    # A setting at its default is left out, so that one that a later version adds changes no key. A default that was
+    # released must therefore stay: tasks of the old one would be found for the new one.
     defaults = asdict(TrainSettings())
     chosen = {n: value for n, value in asdict(settings).items() if n not in NOT_IN_KEY and value != defaults[n]}
     depends_on: dict[str, Any] = {
