@@ -1,6 +1,7 @@
 """The key layouts of other tools: names by hand, no loss on the way, peft itself as the judge; a LoRA to start from."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import peft
@@ -132,6 +133,14 @@ def test_half_of_a_pair_is_an_error(tiny):
         read_lora(tensors, {}, tiny.unet)
     with pytest.raises(ContinualLoraError, match="It is empty"):
         read_lora({}, {}, tiny.unet)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_a_lora_of_a_failed_training_is_refused(odd, tiny):
+    tensors, _ = write_lora(random_lora(tiny.unet), tiny.unet, "kohya")
+    tensors[f"{STEMS['kohya']}.lora_up.weight"][0, 0] = odd
+    with pytest.raises(ContinualLoraError, match="infinite or NaN"):
+        read_lora(tensors, {}, tiny.unet)
 
 
 def test_a_layer_in_two_layouts_is_refused_and_not_overwritten(tiny):

@@ -180,3 +180,9 @@ def check_factors(layer: str, down: Tensor, up: Tensor, alpha: float) -> None:
             f"They are {list(down.shape)} and {list(up.shape)}, {down.dtype} and {up.dtype}, with alpha {alpha}.",
             "Save or download the LoRA again.",
         )
+    if not (down.float().isfinite().all() and up.float().isfinite().all()):
+        raise ContinualLoraError(
+            f"The factors of `{layer}` should be numbers.",
+            "Some are infinite or NaN: the training that made them had failed.",
+            "Use one that was saved earlier.",
+        )
