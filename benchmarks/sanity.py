@@ -40,7 +40,7 @@ def taught(recipe: str) -> ConceptSequence:
 def accuracy_course(line: ConceptSequence) -> list[list[float]]:
     """Row i: of each concept up to task i, the share that is recognised after it."""
     found = dc_accuracy(TinyBase, line, range(len(line.tasks)), TRIALS)
-    return [[found[i, j] for j in range(i + 1)] for i in range(len(line.tasks))]
+    return [[round(found[i, j], 4) for j in range(i + 1)] for i in range(len(line.tasks))]
 
 
 def figures_of(spectrum: Spectrum) -> dict[str, float]:
