@@ -29,11 +29,13 @@ from trainer.disk.names import check_file_name, check_words
 from trainer.disk.partial import restore_partial, save_partial
 from trainer.disk.sequence import ConceptSequence, lines_on_disk
 from trainer.errors import ContinualLoraError
+from trainer.evaluation.record import newest_record, read_record, record_rows
 from trainer.merging import MERGE_METHODS, merge
 from trainer.merging.lines import merge_sequences
 from trainer.prompts import base_prompt, split_tokens, token_of, without_tokens
 from trainer.settings import TrainSettings
 from trainer.teach import teach
+from trainer.training import latent_cache
 from trainer.training.state import TrainState
 
 UNET = ToyUNet().requires_grad_(False)
@@ -326,6 +328,40 @@ def test_state_of_an_interrupted_training(data, scratch, saved_state, adapter):
         assert state.step == 1 and path.read_bytes() == content
         save_partial(path, state)
         assert load_file(path)["losses"].shape == (1,)
+
+
+@thousand
+@given(data=st.data())
+def test_latents_on_disk(data, scratch):
+    """Whatever happened to the file, the latents are those that would be made."""
+    for path in scratch.iterdir():
+        path.unlink()
+    latents, made_from = torch.arange(24.0).view(2, 3, 2, 2), ["base", "images"]
+    latent_cache.kept(scratch, made_from, lambda: latents, latents.device)
+    (file,) = scratch.iterdir()
+    file.write_bytes(data.draw(damaged(file.read_bytes())))
+    assert latent_cache.kept(scratch, made_from, lambda: latents, latents.device).equal(latents)
+
+
+@thousand
+@given(data=st.data())
+def test_record_of_an_evaluation(data, taught):
+    cell = {"after_task": 2, "concept_index": 1, "pictures": f"tasks/{taught.tasks[0].folder}/images", "mmd": 0.5}
+    record = {"head": taught.head, "encoder": "another", "how": {}, "cells": [cell, dict(cell, after_task=1)]}
+    for place in data.draw(st.lists(st.sampled_from([record, cell]), max_size=2)):
+        name = data.draw(st.sampled_from([*place, "dc_accuracy"]))
+        place[name] = data.draw(json_values | st.sampled_from([taught.tasks[0].key, "../..", "/", 2**70, 0.25]))
+    content = json.dumps(record).encode()
+    path = taught.root / "evaluation" / "reports" / "fuzz" / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.draw(damaged(content)) if data.draw(st.booleans()) else content)
+    with refused:
+        newest_record(taught)
+    with refused:
+        rows = record_rows(read_record(taught, "fuzz"), 1, 2)
+        assert 1 <= len(rows) <= 2 and all(len(row["cells"]) == row["after_task"] for row in rows)
+        images = [image for row in rows for found in row["cells"] if found for image in found["images"]]
+        assert all((taught.root / image).is_file() for image in images)
 
 
 @thousand
