@@ -67,6 +67,7 @@ class ToyBase:
     device = torch.device("cpu")
     dtype = torch.float32
     mixed_precision = "no"
+    sampling = ""
 
     def __init__(self, unet=None, parameterization="eps", on_predict=lambda count: None):
         self.original = unet or ToyUNet().requires_grad_(False)

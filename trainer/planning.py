@@ -36,7 +36,11 @@ NOT_IN_KEY = {
 
 
 def task_record(
-    sequence: ConceptSequence, concept: Concept, settings: TrainSettings, start: Lora | None = None
+    sequence: ConceptSequence,
+    concept: Concept,
+    settings: TrainSettings,
+    start: Lora | None = None,
+    sampling: str = "",
 ) -> TaskRecord:
     """The record of the task to come, its key made from all that it depends on."""
     # A setting at its default is left out, so that one that a later version adds changes no key. A default that was
@@ -53,6 +57,8 @@ def task_record(
     if start is not None:
         alphas = {layer: factors.alpha for layer, factors in start.items()}
         depends_on["start"] = [alphas, tensor_hash(state_of(start))]
+    if sampling:
+        depends_on["sampling"] = sampling
     key, index = digest(depends_on), len(sequence.tasks) + 1
     return TaskRecord(
         key=key,

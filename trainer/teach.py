@@ -64,7 +64,7 @@ def teach(
         The line with the concept as its newest task; at once, without training, if it is on disk already.
     """
     check_fits(sequence, concept, settings, denoiser, start)
-    task = task_record(sequence, concept, settings, start)
+    task = task_record(sequence, concept, settings, start, denoiser.sampling)
     work.agree(task.key)
     if done := sequence.find(task.key):
         return done

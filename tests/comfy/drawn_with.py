@@ -1,7 +1,7 @@
 """What an evaluation takes for the same images: `python drawn_with.py COMFYUI PARENT WEIGHTS` of the embedded base.
 
-PARENT holds the pack as `continual_lora`. Prints a JSON object: what is done to CLIP or VAE -> what else the images are
-said to depend on.
+PARENT holds the pack as `continual_lora`. Prints a JSON object: what is done to MODEL, CLIP or VAE -> what else the
+images are said to depend on.
 """
 
 import json
@@ -29,6 +29,11 @@ def told(folder: Path) -> dict[str, Any]:
         patched = clip.clone()
         patched.add_patches({key: (torch.ones_like(clip.cond_stage_model.get_parameter(key)),)}, strength)
         found[f"LoRA {strength}"] = how(model, patched, vae)
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    for sampling in ("eps", "lcm"):
+        (resampled,) = ModelSamplingDiscrete().patch(model, sampling, False)
+        found[sampling] = how(resampled, clip, vae)
     found["another object"] = how(model.clone(), clip.clone(), vae)
     with torch.no_grad():
         next(vae.first_stage_model.parameters()).add_(0.1)

@@ -35,6 +35,7 @@ def main(weights: Path) -> dict[str, Any]:
     """See the module; the plain MODEL comes last again, as the host has one network for all of them."""
     from continual_lora.tests.comfy.loss_parity import compared
     from continual_lora.trainer.bases.comfyui.base import model_fingerprint
+    from continual_lora.trainer.bases.comfyui.noising import changed_sampling
     from continual_lora.trainer.bases.comfyui.tiny import load_tiny_base
     from continual_lora.trainer.errors import ContinualLoraError
 
@@ -43,7 +44,7 @@ def main(weights: Path) -> dict[str, Any]:
     for name, own in [*patched(model).items(), ("none again", model)]:
         assert model_fingerprint(own) == model_fingerprint(model)  # what was taught can be put on any of them
         try:
-            found[name] = compared(own, clip, vae)
+            found[name] = compared(own, clip, vae) | {"sampling": changed_sampling(own)}
         except ContinualLoraError as error:
             found[name] = str(error)
     return found

@@ -28,6 +28,9 @@ def test_the_loss_is_that_of_the_sampling_on_the_model(
         assert own["parameterization"] == parameterization, (name, own)
         assert max(own["x_t"], own["x_t of the host"], own["target"]) < 1e-5, (name, own)
         assert own["errors"] == pytest.approx(own["errors by hand"], rel=1e-4), (name, own)
+    # Only what differs from the checkpoint's own makes another task.
+    names = {name: found[name]["sampling"] for name in KINDS}
+    assert {name for name in KINDS if not names[name]} == {"none", "eps", "none again"} and len({*names.values()}) == 4
     assert found["v_prediction, zsnr"]["sigma"][-1] > found["v_prediction"]["sigma"][-1]
     for name in REFUSED:
         facts = r"MODEL should be sampled by .* another kind of sampling on it: \w+, \w+\. Take that node .* away\."

@@ -65,6 +65,14 @@ def test_an_unchanged_task_is_not_trained_again(pets):
     assert again == pets and base.passes == 0 and files_below(pets.root) == before
 
 
+def test_another_sampling_on_the_model_makes_another_task(pets):
+    base = ToyBase(UNET)
+    base.sampling = "v_prediction"
+    again = add(ConceptSequence.create(pets.root, BASE), "fox", base)
+    assert base.passes and again.tasks[0].key != pets.tasks[0].key
+    assert add(ConceptSequence.create(pets.root, BASE), "fox", base) == again
+
+
 def test_a_sequence_from_before_a_setting_was_there_is_gone_on_from(pets, tmp_path):
     add(pets, "dog")
     reference, fresh = files_below(pets.root / "tasks"), ConceptSequence(tmp_path / "old", BASE)

@@ -19,7 +19,7 @@ from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
 from ..fingerprint import autoencoder_fingerprint
 from .memory import host_mode, load, mixed_precision, needed_for_scores, needed_for_training, room
-from .noising import check_sampling, schedule
+from .noising import changed_sampling, check_sampling, schedule
 from .private import private_view
 from .tokens import text_encoders, with_tokens
 from .weights import check_layers, model_weights_fingerprint
@@ -113,6 +113,7 @@ class ComfyBase:
     def __init__(self, model: Any, clip: Any, vae: Any) -> None:
         self.fingerprint = model_fingerprint(model)
         self.parameterization: Parameterization = check_sampling(model)
+        self.sampling = changed_sampling(model)
         load([model, clip.patcher])
         self._patcher, self._model, self._clip, self._vae = model, model.model, clip, vae
         self.device = torch.device(model.load_device)

@@ -12,8 +12,11 @@ from comfy import model_sampling as host
 from torch import Tensor
 
 from ...denoiser import Parameterization
+from ...disk.metadata import tensor_hash
+from ...disk.sequence import digest
 from ...errors import ContinualLoraError
 
+NAME = "model_sampling"
 # What the host makes of the network's answer -> what the answer is.
 PARAMETERIZATIONS: dict[Callable[..., Any], Parameterization] = {
     host.EPS.calculate_denoised: "eps",
@@ -34,7 +37,7 @@ def check_sampling(model: Any) -> Parameterization:
     Raises:
         ContinualLoraError: the user put a kind of sampling on it that cannot be trained.
     """
-    kind: Any = type(model.get_model_object("model_sampling"))
+    kind: Any = type(model.get_model_object(NAME))
     found = PARAMETERIZATIONS.get(kind.calculate_denoised)
     if found is None or found not in TIMES.get(kind.timestep, ()):
         raise ContinualLoraError(
@@ -43,6 +46,18 @@ def check_sampling(model: Any) -> Parameterization:
             "Take that node (ModelSampling...) away.",
         )
     return found
+
+
+def changed_sampling(model: Any) -> str:
+    """A name for the sampling on MODEL, by its kind and its noise levels; "" where it is that of the checkpoint."""
+    own = model.object_patches_backup.get(NAME, model.model.model_sampling)  # put away while another one is in use
+    own_name, name = _name(own), _name(model.get_model_object(NAME))
+    return "" if name == own_name else name
+
+
+def _name(sampling: Any) -> str:
+    kinds, sigmas = [base.__name__ for base in type(sampling).__bases__], sampling.sigmas.float().cpu()
+    return digest([kinds, tensor_hash({"sigmas": sigmas})])[:12]
 
 
 def schedule(sampling: Any, parameterization: Parameterization, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from ...evaluation.pictures import Artist
 from ..fingerprint import autoencoder_fingerprint
 from .apply import apply_lora, clip_with_tokens
 from .memory import host_mode
+from .noising import changed_sampling
 from .weights import patches_digest
 
 AT_ONCE = 4  # images in a batch: what fits beside a model on a small GPU
@@ -62,7 +63,7 @@ def host_artist(
             yield torch.cat(parts)
 
     how = {"sampler": f"{sampler}, {scheduler}", "count": count, "seed": seed, "steps": steps, "guidance": cfg}
-    return Artist(draw, {**how, "size": size, "vae": _vae_name(vae), **_changes_of(clip)})
+    return Artist(draw, {**how, "size": size, "vae": _vae_name(vae), **_changes(model, clip)})
 
 
 def _vae_name(vae: Any) -> str:
@@ -70,8 +71,12 @@ def _vae_name(vae: Any) -> str:
     return autoencoder_fingerprint(vae.first_stage_model)[:12]
 
 
-def _changes_of(clip: Any) -> dict[str, str]:
-    """What the user did to CLIP: the layer it stops at, LoRAs; empty if nothing."""
+def _changes(model: Any, clip: Any) -> dict[str, str]:
+    """What the user did to MODEL and CLIP: another sampling, the layer that CLIP stops at, LoRAs; empty if nothing."""
     layer, patches = clip.layer_idx, patches_digest(clip.patcher.patches)
-    found = {"clip layer": "" if layer is None else str(layer), "clip LoRAs": patches.hex()[:12]}
+    found = {
+        "model sampling": changed_sampling(model),
+        "clip layer": "" if layer is None else str(layer),
+        "clip LoRAs": patches.hex()[:12],
+    }
     return {name: value for name, value in found.items() if value}

@@ -37,6 +37,7 @@ class TinyBase:
     parameterization: Parameterization = "eps"
     architecture = "continual-lora-tiny"
     resolution = 64
+    sampling = ""
     dtype = torch.float32
 
     def __init__(self, folder: Path | None = None, device: str | torch.device = "cpu") -> None:
