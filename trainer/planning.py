@@ -145,17 +145,15 @@ def check_fits(
 
 
 def largest_pass(settings: TrainSettings, num_earlier: int) -> int:
-    """How many samples go through the U-Net with a graph at once: images, prior images, prompts of the scores.
+    """How many samples the U-Net keeps a graph of at once: images, with the prior's, or under the prompts of a method.
 
     Args:
         settings: of the task.
         num_earlier: concepts before it.
     """
-    passes = 2 if settings.prior_images else 1
-    scored = any({"num_prompts"} <= method.uses for method in build_methods(settings).values())
-    if scored and not settings.low_memory:
-        passes = max(passes, min(settings.num_prompts, num_earlier + 2))
-    return settings.batch_size * passes
+    with_prior = 2 if settings.prior_images else 1
+    prompts = [method.prompts_a_pass(num_earlier) for method in build_methods(settings).values()]
+    return settings.batch_size * max([with_prior, *prompts])
 
 
 def task_seed(task: TaskRecord) -> str:

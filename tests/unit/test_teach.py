@@ -13,6 +13,7 @@ from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.planning import largest_pass, task_record
 from trainer.prompts import base_prompt
+from trainer.recipes import RECIPES
 from trainer.teach import _Training, teach
 
 WORDS = ("fox", "cat", "dog")
@@ -205,19 +206,31 @@ def test_a_model_without_cross_attention_is_refused(tmp_path):
         teach(base, toy_concept("fox"), toy_settings(), ConceptSequence(tmp_path, base.fingerprint))
 
 
-@pytest.mark.parametrize(
-    ("changes", "num_earlier", "samples"),
-    [
-        ({"recipe": "lora"}, 0, 3),
-        ({"recipe": "lora", "prior_images": 4}, 0, 6),
-        ({"recipe": "lora_ewc_dc"}, 9, 3),  # one prompt at a time
-        ({"recipe": "lora_ewc_dc", "low_memory": False}, 9, 3 * 5),
-        ({"recipe": "lora_ewc_dc", "low_memory": False}, 1, 3 * 3),  # c_0, c_1 and c_2 are all there are
-        ({"recipe": "lora_ewc", "low_memory": False}, 9, 3),
-    ],
-)
-def test_room_is_asked_for_the_largest_pass(changes, num_earlier, samples):
-    assert largest_pass(toy_settings(batch_size=3, **changes), num_earlier) == samples
+@pytest.mark.parametrize("low_memory", [True, False])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("changes", [{}, {"prior_images": 2}, {"num_prompts": 2}, {"num_prompts": 4}])
+def test_room_is_asked_for_the_largest_pass(tmp_path, recipe, low_memory, changes):
+    class Counted(ToyBase):
+        largest = 0
+
+        def predict(self, x_t, t, conditioning):
+            if torch.is_grad_enabled():
+                self.largest = max(self.largest, len(x_t))
+            return super().predict(x_t, t, conditioning)
+
+        def make_room(self, shape, checkpointed):
+            self.asked = shape[0]
+
+    settings = toy_settings(recipe=recipe, low_memory=low_memory, batch_size=3, **changes)
+    if recipe == "textual_inversion":
+        settings = replace(settings, token_learning_rate=0.01)
+    unet = ToyUNet().requires_grad_(False)
+    sequence = ConceptSequence.create(tmp_path, ToyBase(unet).fingerprint)
+    for seed, word in enumerate(("fox", "cat", "dog", "owl")):
+        base = Counted(unet)
+        sequence = teach(base, toy_concept(word, seed=seed), settings, sequence)
+        both = 2 * 3 if settings.prior_images else 0  # its graph and that of the concept's images are there together
+        assert max(base.largest, both) == base.asked == largest_pass(settings, seed)
 
 
 def test_room_is_made_before_the_adapter_is_put_in(tmp_path):

@@ -61,6 +61,17 @@ class DSC(Method):
         scores = {"num_prompts", "temperature", "base_concept"}
         return {"consolidation", "low_memory"} | (scores if self.classifier else set())
 
+    def prompts_a_pass(self, num_earlier: int) -> int:
+        """See `Method`."""
+        if self.settings.low_memory or not num_earlier:
+            return 1
+        return min(self._num_prompts, num_earlier + 2) if self.classifier else 2
+
+    @property
+    def _num_prompts(self) -> int:
+        """In all, where there are scores: c_n, c_j and c_0 at least."""
+        return max(3, self.settings.num_prompts)
+
     def consolidate(self, task: TrainedTask) -> Iterator[StepRecord]:
         """Train the student, in place of teacher 1; nothing at the first task."""
         if not task.earlier_prompts:
@@ -159,7 +170,7 @@ class DSC(Method):
         rng = step_rng(task.seed, phase, step)
         indices = torch.randint(len(task.latents), (self.settings.batch_size,), generator=rng)
         batch = draw_batch(task.denoiser, task.latents, task.masks, indices, rng)
-        j, *others = prompt_subset(len(task.earlier_prompts), max(3, self.settings.num_prompts), rng)
+        j, *others = prompt_subset(len(task.earlier_prompts), self._num_prompts, rng)
         prompts = [task.prompt, task.earlier_prompts[j]]
         if self.classifier:
             prompts += [task.base_prompt, *(task.earlier_prompts[i] for i in others)]

@@ -57,6 +57,11 @@ class EWC(Method):
         always = {"penalty_weight", "fisher_draws", "fisher_decay", "fisher_space"}
         return always | ({"num_prompts", "temperature", "base_concept", "low_memory"} if self.classifier else set())
 
+    def prompts_a_pass(self, num_earlier: int) -> int:
+        """See `Method`."""
+        one_at_a_time = self.settings.low_memory or not self.classifier
+        return 1 if one_at_a_time else min(self.settings.num_prompts, num_earlier + 2)
+
     def _theta(self, adapter: Adapter) -> Mapping[str, Tensor]:
         """What the Fisher weighs, by name."""
         return adapter.deltas() if self.settings.fisher_space == "update" else adapter.parameters

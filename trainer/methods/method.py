@@ -24,6 +24,14 @@ class Method:
         """The names of the settings that take effect through this method."""
         return set()
 
+    def prompts_a_pass(self, num_earlier: int) -> int:
+        """With how many prompts an image goes through the U-Net at once where a graph is kept.
+
+        Args:
+            num_earlier: concepts taught before.
+        """
+        return 1
+
     def begin_task(self, adapter: Adapter) -> None:
         """Look at the adapter before the first step."""
 
