@@ -34,6 +34,15 @@ def told(folder: Path) -> dict[str, Any]:
     for sampling in ("eps", "lcm"):
         (resampled,) = ModelSamplingDiscrete().patch(model, sampling, False)
         found[sampling] = how(resampled, clip, vae)
+    from comfy_extras.nodes_freelunch import FreeU_V2
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+
+    for strength in (1.3, 1.4, 1.3):
+        freed = FreeU_V2().patch(model, strength, 1.4, 0.9, 0.2)[0]
+        assert found.setdefault(f"FreeU {strength}", how(freed, clip, vae)) == how(freed, clip, vae)
+    for multiplier in (0.6, 0.7):
+        (rescaled,) = RescaleCFG().patch(model, multiplier)
+        found[f"RescaleCFG {multiplier}"] = how(rescaled, clip, vae)
     found["another object"] = how(model.clone(), clip.clone(), vae)
     with torch.no_grad():
         next(vae.first_stage_model.parameters()).add_(0.1)
