@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from benchmarks.concepts import SETS
+from benchmarks.figures import stack_sheets
 from benchmarks.plans import job
-from benchmarks.report import BUILD, DOCS, stack_sheets
+from benchmarks.report import BUILD, DOCS
 from benchmarks.run import TRIALS
 from trainer.bases.tiny.base import TinyBase
 from trainer.concept_set import load_concepts

@@ -6,19 +6,18 @@ import pytest
 from PIL import Image
 
 from benchmarks import rows
+from benchmarks.figures import draw_growth, outer_columns, without_first_row
 from benchmarks.plans import GUIDANCE, PLANS, RATES, STRENGTH, STRENGTHS, job
-from benchmarks.report import (
+from benchmarks.rows import COLUMNS, KEYS, key_of_row, rows_of, table_of
+from benchmarks.tables import (
     AUTHORS,
     agreement_table,
     authors_table,
-    draw_growth,
     features,
+    front_table,
     growth_table,
-    outer_columns,
     results_table,
-    without_first_row,
 )
-from benchmarks.rows import COLUMNS, KEYS, key_of_row, rows_of, table_of
 from trainer.plots import image_grid
 from trainer.recipes import RECIPES
 from trainer.sweep.summary import mean_and_spread
@@ -126,9 +125,9 @@ def test_mean_and_spread_by_hand():
 
 
 def row(recipe, seed, value):
-    figures = {"a_mmd": value, "f_mmd": value, "bwt_mmd": -value, "i2i": 100 - value, "kid": value}
+    figures = {"a_mmd": value, "f_mmd": value, "bwt_mmd": -value, "i2i": 100 - value, "t2i": value, "kid": value}
     filled = {name: str(figure) for name, figure in figures.items()}
-    names = ("new_mmd", "t2i", "dc_accuracy", "seconds_per_task", "peak_mb", "state_bytes")
+    names = ("new_mmd", "dc_accuracy", "seconds_per_task", "peak_mb", "state_bytes")
     return {
         "recipe": recipe,
         "adapter": "lora",
@@ -150,6 +149,19 @@ def test_orders_against_the_authors():
     assert results_table(measured).count("\n") == 1 + 3
 
 
+def test_fronts_are_compared_where_they_learn_equally_well():
+    def point(seed, new, forgot, settings="{}"):
+        return row("lora_ewc_dc", seed, 0) | {"new_mmd": str(new), "f_mmd": str(forgot), "settings": settings}
+
+    # Seed 0 falls from 0.9 at 1.25 to 0.5 at 1.35, seed 1 from 0.8 at 1.26 to 0.4 at 1.36; at 1.30: 0.70 and 0.64.
+    one = [point(0, 1.35, 0.5), point(0, 1.25, 0.9), point(1, 1.26, 0.8), point(1, 1.36, 0.4)]
+    other = [point(seed, new, 0.3, '{"fisher_space": "update"}') for seed in (0, 1) for new in (1.2, 1.3)]
+    lines = front_table(one + other).splitlines()
+    assert lines[0] == "| F_MMD where new is | 1.26 | 1.3 | 1.34 | 1.38 |"
+    assert lines[2] == "| lora_ewc_dc | 0.830 ± 0.042 | 0.670 ± 0.042 | 0.510 ± 0.042 |  |"
+    assert lines[3] == "| lora_ewc_dc (update) | 0.300 ± 0.000 | 0.300 ± 0.000 |  |  |"
+
+
 def test_the_encoder_stands_beside_the_figures():
     said = features([{"encoder": "Mean colors"}, {"encoder": "Mean colors"}])
     assert said.startswith("Features: Mean colors; of T2I: EfficientNet-Lite0 carried to MiniLM.")
@@ -159,8 +171,8 @@ def test_ours_stand_beside_the_authors():
     measured = [row(recipe, seed, value + seed) for recipe, value in FIGURES.items() for seed in (0, 1)]
     lines = authors_table(measured).splitlines()
     assert [line.split("|")[1].strip(" `") for line in lines[2:]] == ["lora", "lora_ewc", "lora_ewc_dc"]
-    # I2I: 90 and 89; T2I was not measured; BwT: -10 and -11.
-    assert [cell.strip() for cell in lines[2].split("|")[2:4]] == ["89.5 ± 0.707 (61.3)", "- (22.97)"]
+    # I2I: 90 and 89; T2I: 10 and 11; BwT: -10 and -11.
+    assert [cell.strip() for cell in lines[2].split("|")[2:4]] == ["89.5 ± 0.707 (61.3)", "10.5 ± 0.707 (22.97)"]
     assert lines[2].split("|")[7].strip() == "-10.5 ± 0.707 (-118.56)"
 
 
