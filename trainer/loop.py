@@ -19,6 +19,7 @@ from .training.precision import clipped_norm
 from .training.prior import Prior
 from .training.schedule import schedule_factor
 from .training.state import TrainState
+from .work import ALONE, Work
 
 
 def train_concept(
@@ -30,6 +31,7 @@ def train_concept(
     settings: TrainSettings,
     seed: str,
     prior: Prior | None = None,
+    work: Work = ALONE,
 ) -> Iterator[StepRecord]:
     """Train until `settings.steps`, then leave what is handed on in the adapter and the token.
 
@@ -44,9 +46,10 @@ def train_concept(
         settings: steps, batch size, schedule, clipping.
         seed: of the task, "<seed>/<index>".
         prior: pictures of the class noun; their error on as many as the batch is added to the loss.
+        work: who does it.
     """
     set_training(state.optimizer, True)
-    halving = Halving(settings)
+    halving = Halving(settings, work)
 
     def attempt(passes: int) -> tuple[float, float]:
         state.optimizer.zero_grad(set_to_none=True)
@@ -89,10 +92,11 @@ def _backward(
     parts, size, gamma = settings.gradient_accumulation, settings.batch_size, settings.min_snr_gamma
     pending = penalty  # goes along with the first pass
     for indices, whole in drawn_batches(denoiser, buckets, parts, size, rng):
-        for index, batch in zip(indices.tensor_split(passes), whole.parts(passes), strict=True):
+        beside = prior.drawn(denoiser, len(whole), rng).parts(passes) if prior is not None else [None] * passes
+        for index, batch, drawn in zip(indices.tensor_split(passes), whole.parts(passes), beside, strict=True):
             error = mean_error(batch, encode(index, captions_rng), gamma)
-            if prior is not None:
-                error = error + prior.error(denoiser, len(batch), rng, gamma)
+            if prior is not None and drawn is not None:  # both or neither
+                error = error + mean_error(drawn, prior.prompt, gamma)
             share = error * (len(batch) / (parts * size))
             state.scaler.scale(share + pending).backward()
             loss, pending = loss + share.detach(), zero

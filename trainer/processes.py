@@ -22,11 +22,15 @@ from .work import Alone, Work
 
 
 def launched_work() -> Work:
-    """Together with the processes that a launcher has started beside this one; alone, if none has."""
+    """Together with the processes that a launcher has started beside this one; alone, if none has.
+
+    To be called before anything is loaded: it says which GPU is this process's own.
+    """
     if not dist.is_available() or not dist.is_torchelastic_launched():
         return Alone()
     from accelerate import PartialState
 
+    dist.init_process_group()  # for tensors on the CPU as well, which accelerate alone would leave out beside NCCL
     state = PartialState(cpu=not torch.cuda.is_available())
     return Processes() if state.num_processes > 1 else Alone()
 
@@ -42,6 +46,11 @@ class Processes:
         self.first = self.rank == 0
         self.is_apart = False  # whether passes are made by this process alone for now
         self._pending: dict[int, tuple[nn.Parameter, Tensor]] = {}  # of the pass that goes back now
+
+    @property
+    def shares(self) -> bool:
+        """See `Work`."""
+        return not self.is_apart
 
     def shared(self, denoiser: Denoiser) -> Denoiser:
         """See `Work`."""

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterable
 
-PERSON_NOUNS = {"person", "man", "woman", "boy", "girl", "baby", "face"}
+# Words of a class noun that is a person, in the singular and where the plural is more than an s.
+PERSON_NOUNS = {"person", "people", "human", "man", "men", "woman", "women", "lady", "ladies", "guy", "boy", "girl"}
+PERSON_NOUNS |= {"baby", "babies", "child", "children", "kid", "teenager", "adult", "face", "portrait"}
 
 
 def split_tokens(prompt: str, names: Iterable[str]) -> list[str]:
@@ -35,5 +37,5 @@ def without_tokens(prompt: str, names: Iterable[str]) -> str:
 
 def base_prompt(chosen: str, class_noun: str) -> str:
     """c_0: a common concept that the base knows and that is not the class to be learned, unless one is chosen."""
-    default = "photo of a tree" if class_noun.lower() in PERSON_NOUNS else "photo of a person"
-    return chosen or default
+    words = {word.removesuffix("s") for word in class_noun.lower().split()} | set(class_noun.lower().split())
+    return chosen or ("photo of a person" if PERSON_NOUNS.isdisjoint(words) else "photo of a tree")

@@ -80,7 +80,8 @@ def teach(
             return done
         training = _Training(denoiser, concept, settings, sequence, task, report, draw, start, work)
         num_pixels = len(concept.images) * (settings.resolution or denoiser.resolution) ** 2
-        check_room(sequence.root, room_needed(training.state, training.carried, num_pixels))
+        in_update = settings.fisher_space == "update"
+        check_room(sequence.root, room_needed(training.state, training.carried, num_pixels, in_update))
         partial = sequence.partial_path(task.key)
         restore_partial(partial, training.state)
         on_start(task, training.state.figures())
@@ -139,13 +140,13 @@ class _Training:
         self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings, scaler)
         work.together(self.state.parameters.values())
         self.earlier_tokens = tokens_on(denoiser.device, sequence)
+        for method in self.methods.values():  # before an interrupted training is restored
+            method.begin_task(adapter)
 
     def run(self) -> dict[str, float]:
         """All phases of the task; returns the last value of every figure that was reported."""
         state, methods, settings = self.state, self.methods.values(), self.settings
         partial = self.sequence.partial_path(self.task.key)
-        for method in methods:
-            method.begin_task(state.adapter)
         steps = train_concept(
             self.denoiser,
             self.data.buckets,
@@ -155,6 +156,7 @@ class _Training:
             settings,
             self.seed,
             self.data.prior,
+            self.work,
         )
         self._validate()  # before the first step, or what an interruption left undone
         self._draw()

@@ -14,9 +14,13 @@ class Work(Protocol):
 
     Attributes:
         first: whether this process is the one that writes files and reports.
+        shares: whether other processes wait for its part of a pass made now.
     """
 
     first: bool
+
+    @property
+    def shares(self) -> bool: ...  # noqa: D102
 
     def shared(self, denoiser: Denoiser) -> Denoiser:
         """The denoiser whose passes everybody makes a part of; all get all predictions."""
@@ -51,6 +55,7 @@ class Alone:
     """One process that does everything."""
 
     first = True
+    shares = False
 
     def shared(self, denoiser: Denoiser) -> Denoiser:
         """The same."""

@@ -82,6 +82,22 @@ def test_a_step_has_the_gradient_of_the_formula(passes, moved, classifier, low_m
     assert {"dc_accuracy", "dc_entropy"} <= set(values) if classifier else set(values) == {"l2_teacher1", "l2_teacher2"}
 
 
+@pytest.mark.parametrize("recipe", ["lora_dsc_ewc", "lora_dsc_ewc_dc"])
+def test_accumulated_passes_are_a_larger_batch(recipe):
+    students = []
+    for batch_size, accumulation in ((4, 1), (1, 4), (2, 2)):
+        task = trained_task(ToyBase(), num_earlier=3)
+        settings = toy_settings(
+            steps=4, consolidation=1.0, batch_size=batch_size, gradient_accumulation=accumulation, temperature=0.5
+        )
+        records = list(DSC(settings, classifier=recipe.endswith("dc")).consolidate(task))
+        students.append(([record.loss for record in records], task.adapter.state_dict()))
+    for losses, state in students[1:]:
+        assert losses == pytest.approx(students[0][0], rel=1e-4)
+        for name, value in state.items():
+            torch.testing.assert_close(value, students[0][1][name], rtol=1e-3, atol=1e-5)
+
+
 def test_the_student_ends_nearer_to_the_earlier_teacher():
     task = trained_task(ToyBase(), num_earlier=1)
     records = list(DSC(toy_settings(steps=100, consolidation=0.5, learning_rate=0.02)).consolidate(task))

@@ -238,7 +238,9 @@ def test_end_of_the_task_leaves_theta_and_no_gradient():
     )
     values = records[-1].values
     assert 0 < values["dc_entropy"] < math.log(5) and 0 <= values["dc_accuracy"] <= 1
-    assert values["dc_entropy"] == pytest.approx(sum(r.values["dc_entropy"] for r in records[:-1]) / 3)
+    assert values["dc_entropy"] == pytest.approx(
+        sum(count * r.values["dc_entropy"] for count, r in zip((2, 2, 1), records[:-1], strict=True)) / 5
+    )
 
 
 def test_a_fisher_that_is_no_number_is_not_carried_on():

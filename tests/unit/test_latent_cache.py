@@ -1,5 +1,6 @@
 """Latents on disk: found again for the same pixels and autoencoder only, and the training is the same to the bit."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -107,3 +108,27 @@ def test_fingerprint_of_the_embedded_autoencoder(random_tiny_folder):
     with torch.no_grad():
         next(base.weights.autoencoder.parameters()).mul_(1.1)
     assert base.autoencoder_fingerprint() != before
+
+
+@pytest.mark.parametrize("name", ["sampling", "dtype", "clip"])
+def test_what_the_base_would_draw_otherwise_is_not_taken_from_disk(tmp_path, name):
+    class OtherClip(ToyBase):
+        def encode_prompt(self, prompt, tokens):
+            found = super().encode_prompt(prompt, tokens)
+            return replace(found, context=2 * found.context)
+
+    def phases(root, base):
+        found = []
+        run(root, base, on_step=lambda record: found.append(record.phase), prior_images=3)
+        return found
+
+    cache = tmp_path / "one" / "cache"
+    assert "prior" in phases(cache.parent, ToyBase(UNET))
+    other = OtherClip(UNET) if name == "clip" else ToyBase(UNET)
+    if name == "sampling":
+        other.sampling = "another"
+    elif name == "dtype":
+        other.dtype = torch.bfloat16
+    for root, base, expected in ((tmp_path / "same", ToyBase(UNET), False), (tmp_path / "other", other, True)):
+        shutil.copytree(cache, root / "cache")
+        assert ("prior" in phases(root, base)) == expected

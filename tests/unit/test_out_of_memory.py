@@ -1,5 +1,8 @@
 """A device without room for a step: half the images a pass, once, the same result; then a message, the state kept."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,7 +12,7 @@ from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.settings import TrainSettings
 from trainer.teach import teach
-from trainer.training.memory import is_out_of_memory
+from trainer.training.memory import Halving, is_out_of_memory
 
 UNET = ToyUNet().requires_grad_(False)
 SETTINGS = toy_settings(recipe="lora", steps=4, batch_size=4, checkpoint_every=100)
@@ -43,6 +46,30 @@ def test_half_the_images_a_pass_and_the_same_lora(tmp_path):
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-5, atol=1e-7)
+
+
+def test_halves_draw_the_same_prior_images(tmp_path):
+    """And the same images of the concept, which are drawn after them where gradients are accumulated."""
+
+    class SmallForGraphs(ToyBase):
+        def predict(self, x_t, t, conditioning):
+            if torch.is_grad_enabled() and len(x_t) > 2:
+                raise torch.cuda.OutOfMemoryError("no room")
+            return super().predict(x_t, t, conditioning)
+
+    settings = replace(SETTINGS, prior_images=5, gradient_accumulation=2, caption_dropout=0.5)
+    with pytest.warns(UserWarning, match="Step 1 did not fit"):
+        halved = taught(tmp_path / "small", SmallForGraphs(UNET), settings)
+    whole = taught(tmp_path / "large", ToyBase(UNET), settings)
+    assert halved.log(halved.tasks[0])["loss"] == pytest.approx(whole.log(whole.tasks[0])["loss"], rel=1e-5)
+
+
+def test_where_others_wait_for_its_part_nothing_is_halved():
+    def work(passes):
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        Halving(SETTINGS, SimpleNamespace(shares=True)).run(work, "Step 1")
 
 
 def test_a_device_without_an_error_of_its_own(tmp_path):

@@ -30,19 +30,24 @@ def ignore(record):
     pass
 
 
+def drawn(base, seed, on_step=ignore):
+    prompt, empty = base.encode_prompt("photo of a animal", {}), base.encode_prompt("", {})
+    return draw_prior(base, prompt, empty, 3, SHAPE, 2, seed, on_step)
+
+
 def test_the_class_noun_is_asked_for_as_in_the_concepts_prompt():
     assert prior_prompt(" animal ") == "photo of a animal"
 
 
 def test_the_base_draws_what_the_sampler_makes_of_the_seed():
     base, records = ToyBase(), []
-    latents = draw_prior(base, "animal", 3, SHAPE, 2, "0/1", records.append)
+    latents = drawn(base, "0/1", records.append)
     noise = torch.randn(3, *SHAPE, generator=step_rng("0/1", "prior", 0))
     prompt, empty = base.encode_prompt("photo of a animal", {}), base.encode_prompt("", {})
     assert torch.equal(latents, torch.cat([sample(base, prompt, empty, part) for part in noise.split(2)]))
     assert not latents.requires_grad
     assert records == [StepRecord("prior", step, 50, 0.0) for step in range(1, 51)]  # two parts of 25 steps
-    assert not torch.equal(latents, draw_prior(base, "animal", 3, SHAPE, 2, "1/1", ignore))
+    assert not torch.equal(latents, drawn(base, "1/1"))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +64,7 @@ def test_the_base_alone_draws_also_at_a_later_task(recipe, adapter, tmp_path):
     assert training.state.adapter.norm() > 0 or recipe == "c_lora"  # a fresh LoRA on the sum of the earlier ones
     (expected,) = ToyBase().encode_prompt("photo of a animal", {}).context
     assert torch.equal(training.data.prior.prompt.context[0], expected)
-    assert torch.equal(training.data.prior.latents, draw_prior(ToyBase(UNET), "animal", 3, SHAPE, 2, "0/2", ignore))
+    assert torch.equal(training.data.prior.latents, drawn(ToyBase(UNET), "0/2"))
 
 
 def error_by_hand(x_0, t, noise, words):

@@ -6,14 +6,18 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from tests.toy import ToyBase, ToyUNet, files_below, toy_concept, toy_settings
+from trainer.adapters.lora import LoraAdapter
 from trainer.disk import files, partial
 from trainer.disk.files import write_bytes
 from trainer.disk.names import check_file_name, check_words, shown
+from trainer.disk.partial import room_needed
 from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError, StorageError
 from trainer.teach import teach
@@ -195,6 +199,16 @@ def test_room_covers_what_a_task_takes(tmp_path, monkeypatch):
     add(tmp_path / "pets", on_step=on_step)
     taken = max(largest[0], sum(map(len, files_below(tmp_path).values())))
     assert taken < asked[0] < taken + 1_010_000
+
+
+def test_room_for_a_fisher_of_the_update():
+    unet = ToyUNet().requires_grad_(False)
+    for name in ("to_k", "to_v"):
+        setattr(unet.middle_block[1].attn2, name, nn.Linear(768, 320, bias=False))
+    adapter = LoraAdapter(unet, 16, 16.0, torch.Generator())
+    state = SimpleNamespace(parameters=adapter.parameters, adapter=adapter, average={})
+    of_factors, of_update = (room_needed(state, {}, 0, in_update) for in_update in (False, True))
+    assert of_update - of_factors == 2 * 4 * 2 * (320 * 768 - 16 * (320 + 768))  # Fisher and anchor of two layers
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,10 @@ def test_each_image_and_its_mirror_are_trained_with_their_own_caption(tmp_path):
         ("animal", "", "photo of a person"),
         ("Person", "", "photo of a tree"),
         ("girl", "", "photo of a tree"),
+        ("young woman ", "", "photo of a tree"),
+        ("children", "", "photo of a tree"),
+        ("Kids", "", "photo of a tree"),
+        ("manatee", "", "photo of a person"),
         ("girl", "a red car", "a red car"),
     ],
 )

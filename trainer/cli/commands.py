@@ -54,6 +54,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Train, or find the finished task."""
+    work = launched_work()  # before the base is opened, on this process's own GPU
     settings = settings_of(arguments)
     concept = load_concept(
         arguments.images,
@@ -71,7 +72,6 @@ def run_train(arguments: argparse.Namespace) -> None:
             before = before.up_to(task.index - 1)
             break
     start = load_lora(arguments.existing_lora, denoiser.unet) if arguments.existing_lora else None
-    work = launched_work()
     with Bar(f"{concept.token} ", shown=work.first) as bar:
         after = teach(denoiser, concept, settings, before, bar, start, work=work)
     newest = after.tasks[-1]
@@ -175,12 +175,12 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """Draw, measure, write the report; what is on disk is not drawn again."""
+    work = launched_work()  # before the base is opened, on this process's own GPU
     line = ConceptSequence.open(arguments.sequence)
     clip = arguments.open_clip
     encoder: FeatureEncoder = OpenClip(clip, arguments.architecture) if clip else EfficientNetLite0()
     open_view, artist = chosen_base(arguments).with_artist(drawing_of(arguments))
     line.check_base(open_view().fingerprint)
-    work = launched_work()
     with Bar(shown=work.first) as bar:
         trials, draws = arguments.dc_trials, arguments.spectrum_draws
         evaluation = evaluate(line, artist, encoder, open_view, trials, draws, bar.show, work)

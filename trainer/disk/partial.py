@@ -23,19 +23,22 @@ _MEGABYTE = 1e6
 _Result = TypeVar("_Result")
 
 
-def room_needed(state: TrainState, carried: Mapping[str, Tensor], num_pixels: int) -> int:
+def room_needed(state: TrainState, carried: Mapping[str, Tensor], num_pixels: int, in_update: bool) -> int:
     """Bytes that a task takes on disk at most, about.
 
     Args:
         state: as it starts.
         carried: what the methods carried here.
         num_pixels: of all its images together.
+        in_update: whether a Fisher weighs the update, not what is trained.
     """
     trained = sum(parameter.numel() * 4 for parameter in state.parameters.values())
     files = sum(tensor.nbytes for file in state.adapter.files().values() for tensor in file.values())
+    with torch.no_grad():
+        weighed = 4 * sum(delta.numel() for delta in state.adapter.deltas().values()) if in_update else trained
     # The state with two moments and perhaps an average, once more while it is replaced; a Fisher and an anchor as large
-    # as what is trained, or as the files where the Fisher weighs the update; PNGs of three bytes a pixel; the lists.
-    methods = max(sum(tensor.nbytes for tensor in carried.values()), 2 * max(trained, files))
+    # as what it weighs; PNGs of three bytes a pixel; the lists.
+    methods = max(sum(tensor.nbytes for tensor in carried.values()), 2 * weighed)
     return 2 * (4 if state.average else 3) * trained + files + methods + 3 * num_pixels + 1_000_000
 
 

@@ -86,9 +86,11 @@ class DSC(Method):
         }
         optimizer = build_optimizer(settings.optimizer, [group])
         set_training(optimizer, True)
-        total, halving = max(1, round(settings.consolidation * settings.steps)), Halving(settings)
+        total, halving = max(1, round(settings.consolidation * settings.steps)), Halving(settings, task.work)
         for step in range(total):
-            batch, prompts, j = self._batch(task, "consolidate", step)
+            batch, prompts, j = self._batch(
+                task, "consolidate", step, settings.batch_size * settings.gradient_accumulation
+            )
             teachers = teacher, task.earlier_adapter(j)
             attempt = partial(self._backward, task, batch, prompts, teachers, temperature)
             errors, values = halving.run(attempt, f"Step {step + 1} of the consolidation")
@@ -122,7 +124,7 @@ class DSC(Method):
             parameter.grad = None
         found = [
             self._part(task, part, len(part) / len(batch), prompts, teachers, temperature)
-            for part in batch.parts(passes)
+            for part in batch.parts(passes * self.settings.gradient_accumulation)
         ]
         parts, distances, targets = zip(*found, strict=True)
         errors = torch.cat(parts, dim=1)
@@ -165,10 +167,12 @@ class DSC(Method):
         errors, distances = backward_through_errors(batch, prompts, of_errors, low_memory, matches, scaled)
         return errors, distances, targets
 
-    def _batch(self, task: TrainedTask, phase: str, step: int) -> tuple[NoisedBatch, list[Conditioning], int]:
+    def _batch(
+        self, task: TrainedTask, phase: str, step: int, size: int
+    ) -> tuple[NoisedBatch, list[Conditioning], int]:
         """A draw, its prompts [c_n, c_j, c_0, ...] (only the first two without scores), and j, 0-based."""
         rng = step_rng(task.seed, phase, step)
-        indices = torch.randint(len(task.latents), (self.settings.batch_size,), generator=rng)
+        indices = torch.randint(len(task.latents), (size,), generator=rng)
         batch = draw_batch(task.denoiser, task.latents, task.masks, indices, rng)
         j, *others = prompt_subset(len(task.earlier_prompts), self._num_prompts, rng)
         prompts = [task.prompt, task.earlier_prompts[j]]
@@ -177,7 +181,8 @@ class DSC(Method):
         return batch, prompts, j
 
     def _calibrate(self, task: TrainedTask) -> float:
-        draws = (self._batch(task, "calibration", step) for step in range(CALIBRATION_BATCHES))
+        size = self.settings.batch_size
+        draws = (self._batch(task, "calibration", step, size) for step in range(CALIBRATION_BATCHES))
         return calibrated_on((batch, prompts) for batch, prompts, _ in draws)
 
 

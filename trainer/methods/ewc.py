@@ -84,13 +84,14 @@ class EWC(Method):
         total = {name: torch.zeros_like(value) for name, value in theta.items()}
         temperature, draws = self._temperature(task), self.settings.fisher_draws
         num_batches, loss = math.ceil(draws / self.settings.batch_size), 0.0
-        reported = {name: torch.zeros((), dtype=torch.float64) for name in SCORE_VALUES if self.classifier}
+        device = task.denoiser.device
+        reported = {name: torch.zeros((), device=device) for name in SCORE_VALUES if self.classifier}
         for step, errors, gradients in self._draws(task, draws, temperature):
             for name, value in sum_of_squares(gradients).items():
                 total[name] += value / draws
             values = score_values(errors, temperature) if self.classifier else {}
             for name, number in values.items():
-                reported[name] += number
+                reported[name] += number * errors.shape[1] / draws
             loss = float(errors[0].mean())
             yield StepRecord("fisher", step + 1, num_batches, loss, values=values)
         fresh, trace = normalized(task.work.total(total))
@@ -103,7 +104,7 @@ class EWC(Method):
         gamma = self.settings.fisher_decay
         self.fisher = {n: gamma * self.fisher[n] + f if n in self.fisher else f for n, f in fresh.items()}
         self.anchor = theta
-        means = {name: float(value) / num_batches for name, value in task.work.total(reported).items()}
+        means = {name: float(value) for name, value in task.work.total(reported).items()}
         values = {"fisher_trace": trace, "temperature": temperature, **means}
         yield StepRecord("fisher", num_batches, num_batches, loss, values=values)
 
@@ -126,7 +127,7 @@ class EWC(Method):
         # The training, which has no scores, found the scale; their gradient carries 1 / tau.
         scale = task.scaler.get_scale()
         scale = max(1.0, scale / (1 + 1 / temperature)) if self.classifier else scale
-        size, halving = self.settings.batch_size, Halving(self.settings)
+        size, halving = self.settings.batch_size, Halving(self.settings, task.work)
 
         def scaled(loss: Tensor) -> Tensor:
             return scale * loss
@@ -202,7 +203,7 @@ class EWC(Method):
         )
 
     def begin_task(self, adapter: Adapter) -> None:
-        """Move F and theta* to where theta lives.
+        """Move F to where theta lives, and theta* to theta: without EWC it moves and F stays.
 
         Raises:
             ContinualLoraError: the carried Fisher is of another space, or does not fit.
@@ -221,8 +222,8 @@ class EWC(Method):
                     "They have others: `methods.safetensors` of the last concept is damaged or of another model.",
                     "Put that file back from a copy, or start a new sequence.",
                 )
-            for name in tensors:
-                tensors[name] = tensors[name].to(theta[name].device)
+        self.fisher = {name: value.to(theta[name].device) for name, value in self.fisher.items()}
+        self.anchor = {name: theta[name].detach().clone() for name in self.anchor}
 
 
 METHOD = EWC

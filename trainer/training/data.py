@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..concept import Concept
-from ..denoiser import Denoiser, encode_one_by_one
+from ..denoiser import Conditioning, Denoiser, encode_one_by_one
+from ..disk.metadata import tensor_hash
 from ..settings import TrainSettings
 from ..task import StepRecord, step_rng
 from .augment import Pool, bucket_pools, training_pool
 from .buckets import Bucket
 from .latent_cache import kept, pixel_digest
+from .precision import number_format
 from .prior import Prior, draw_prior, prior_prompt
 from .validation import Validation, num_held_back, split_off
 
@@ -100,13 +102,22 @@ class TrainingData:
     def _prior(self, noun: str, on_step: Callable[[StepRecord], None]) -> Prior:
         denoiser, seed, shape = self._denoiser, self._seed, self.latents.shape[1:]
         count, batch_size = self._settings.prior_images, self._settings.batch_size
-        latents = self._kept(
-            lambda: [denoiser.fingerprint, prior_prompt(noun), count, list(shape), batch_size, seed],
-            lambda: draw_prior(denoiser, noun, count, shape, batch_size, seed, on_step),
-        )
         with torch.no_grad():
-            return Prior(latents, denoiser.encode_prompt(prior_prompt(noun), {}))
+            prompt, empty = (denoiser.encode_prompt(text, {}) for text in (prior_prompt(noun), ""))
+        computed_in = number_format(denoiser, self._settings.mixed_precision) or denoiser.dtype
+        draws = [count, list(shape), batch_size, seed, str(computed_in), denoiser.sampling]
+        latents = self._kept(
+            lambda: [denoiser.fingerprint, _digest(prompt), _digest(empty), *draws],
+            lambda: draw_prior(denoiser, prompt, empty, count, shape, batch_size, seed, on_step),
+        )
+        return Prior(latents, prompt)
 
     def _kept(self, made_from: Callable[[], list[Any]], make: Callable[[], Tensor]) -> Tensor:
         """Latents, through the cache if that is asked for."""
         return kept(self._cache, made_from(), make, self._denoiser.device) if self._settings.cache_latents else make()
+
+
+def _digest(prompt: Conditioning) -> str:
+    """Another CLIP, or one that a LoRA or a layer was chosen for, makes other numbers of the same words."""
+    parts = {"context": prompt.context} | ({} if prompt.pooled is None else {"pooled": prompt.pooled})
+    return tensor_hash({name: part.detach().float().cpu() for name, part in parts.items()})

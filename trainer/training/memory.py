@@ -9,6 +9,7 @@ import torch
 
 from ..errors import ContinualLoraError
 from ..settings import TrainSettings
+from ..work import Work
 
 # What the allocators say that raise no error of a kind of its own: Apple's, CUDA's in hindsight, its libraries', the
 # CPU's on Linux and on Windows, DirectML's.
@@ -29,10 +30,11 @@ class Halving:
 
     Args:
         settings: `batch_size` counts: a single image cannot be halved.
+        work: nor can a pass of which other processes make their part.
     """
 
-    def __init__(self, settings: TrainSettings) -> None:
-        self._batch_size, self._count = settings.batch_size, 1
+    def __init__(self, settings: TrainSettings, work: Work) -> None:
+        self._batch_size, self._work, self._count = settings.batch_size, work, 1
 
     def run(self, work: Callable[[int], _Result], what: str) -> _Result:
         """Do the work, and again in halves where it does not fit.
@@ -44,7 +46,7 @@ class Halving:
         try:
             return work(self._count)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or self._batch_size == 1 or self._count > 1:
+            if not is_out_of_memory(error) or self._batch_size == 1 or self._count > 1 or self._work.shares:
                 raise
         self._count = 2
         warnings.warn(

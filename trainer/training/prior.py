@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Conditioning, Denoiser
-from ..losses.denoising import draw_batch
-from ..losses.min_snr import mean_error
+from ..losses.denoising import NoisedBatch, draw_batch
 from ..sampling import sample
 from ..task import StepRecord, step_rng
 
@@ -32,18 +31,19 @@ class Prior:
     latents: Tensor
     prompt: Conditioning
 
-    def error(self, denoiser: Denoiser, count: int, rng: torch.Generator, gamma: float = 0.0) -> Tensor:
-        """Mean denoising error of `count` of them drawn from `rng` with their times and noise, as `mean_error` has it.
+    def drawn(self, denoiser: Denoiser, count: int, rng: torch.Generator) -> NoisedBatch:
+        """`count` of them, drawn from `rng` with their times and noise; their error is added to the concept's.
 
         Source: Ruiz et al., arXiv 2208.12242, eq. 2, the second term with lambda = 1.
         """
         indices = torch.randint(len(self.latents), (count,), generator=rng)
-        return mean_error(draw_batch(denoiser, self.latents, None, indices, rng), self.prompt, gamma)
+        return draw_batch(denoiser, self.latents, None, indices, rng)
 
 
 def draw_prior(
     denoiser: Denoiser,
-    class_noun: str,
+    prompt: Conditioning,
+    empty: Conditioning,
     count: int,
     shape: torch.Size,
     batch_size: int,
@@ -57,7 +57,8 @@ def draw_prior(
 
     Args:
         denoiser: the base, with no adapter or one that adds nothing yet.
-        class_noun: what kind of thing the concept is.
+        prompt: of the class noun.
+        empty: the empty one.
         count: N, >= 1.
         shape: of a latent, [C, h, w].
         batch_size: how many are drawn at a time.
@@ -67,8 +68,6 @@ def draw_prior(
     Returns:
         x_0, [N, C, h, w].
     """
-    with torch.no_grad():
-        prompt, empty = denoiser.encode_prompt(prior_prompt(class_noun), {}), denoiser.encode_prompt("", {})
     parts = torch.randn(count, *shape, generator=step_rng(seed, PHASE, 0)).split(batch_size)
 
     def drawn(index: int, noise: Tensor) -> Tensor:
