@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 
 def choices() -> dict[str, Sequence]:
-    """What the drop-down offers: a sequence's name for its newest line, "name / task" for its other branches."""
+    """What the drop-down offers: a sequence's name for its newest task, "name / task" for each of the others."""
     found: dict[str, Sequence] = {}
     for name in sequence_names():
         try:
-            newest, *branches = lines_on_disk(sequences_folder() / name)
+            newest, *others = lines_on_disk(sequences_folder() / name)
         except ContinualLoraError as error:
             log.warning("The concept sequence `%s` is left out of the list: %s", name, error)
             continue
         found[name] = newest
-        found |= {f"{name} / {line.tasks[-1].folder}": line for line in branches}
+        found |= {f"{name} / {line.tasks[-1].folder}": line for line in others}
     return found
 
 
@@ -45,11 +45,12 @@ class LoadConceptSequence(io.ComfyNode):
                 io.Combo.Input(
                     "sequence_name",
                     options=list(choices()) or [NONE],
-                    tooltip="Sequences in output/continual_lora. Press R in ComfyUI to look again.",
+                    tooltip="Sequences in output/continual_lora at their newest task, and as they were after each of "
+                    "the others. Press R in ComfyUI to look again.",
                 )
             ],
             outputs=[
-                ConceptSequence.Output(display_name="sequence", tooltip="The sequence, at its newest task."),
+                ConceptSequence.Output(display_name="sequence", tooltip="The sequence, at the chosen task."),
                 io.String.Output(display_name="tokens", tooltip="The tokens of its concepts, first to last."),
             ],
         )

@@ -63,6 +63,7 @@ def teach(
     Returns:
         The line with the concept as its newest task; at once, without training, if it is on disk already.
     """
+    sequence = _line_before(sequence, concept, settings, denoiser.sampling, start)
     check_fits(sequence, concept, settings, denoiser, start)
     task = task_record(sequence, concept, settings, start, denoiser.sampling)
     work.agree(task.key)
@@ -94,6 +95,21 @@ def teach(
             if work.first and training.state.whole:  # else the last checkpoint stays what the training goes on from
                 save_partial(partial, training.state)
             raise
+
+
+def _line_before(
+    sequence: ConceptSequence, concept: Concept, settings: TrainSettings, sampling: str, start: Lora | None
+) -> ConceptSequence:
+    """Where this very concept was taught, if the sequence was opened with it in; else the sequence as it is.
+
+    A graph that opens a sequence and goes on from it is queued again, or goes on with its second training.
+    """
+    for task in sequence.tasks:
+        if task.token == concept.token:
+            before = sequence.up_to(task.index - 1)
+            if task_record(before, concept, settings, start, sampling).key == task.key:
+                return before
+    return sequence
 
 
 class _Training:

@@ -143,13 +143,44 @@ def refusal(state: dict[str, Tensor]) -> str:
     return ""
 
 
+@torch.inference_mode(False)
+def compared(model: Any, reference: Any, layers: list[Any]) -> dict[str, Any]:
+    """The findings of one format against the same weights in fp32; `layers` have the format."""
+    before, differences, kept = bits(model), [], []
+    for autocast in (False, True):
+        (own, own_kept), (expected, plain_kept) = gradients(model, autocast), gradients(reference, autocast)
+        differences.append(max(float((own[n] - g).abs().max() / g.abs().max()) for n, g in expected.items()))
+        kept.append([own_kept, plain_kept])
+    return {"layers": len(layers), "differences": differences, "kept": kept, "unchanged": bits(model) == before}
+
+
+def fast(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Load Diffusion Model's fp8_e4m3fn_fast, on a GPU that multiplies in fp8: no scales, a rounded input."""
+    import comfy.ops
+    import comfy.sd
+    from comfy import model_management
+
+    e4m3 = torch.float8_e4m3fn
+    own, model_management.supports_fp8_compute = model_management.supports_fp8_compute, lambda *_: True
+    try:
+        with torch.inference_mode():
+            options = {"dtype": e4m3, "fp8_optimizations": True}
+            model = comfy.sd.load_diffusion_model_state_dict(dict(state), model_options=options)
+            plain = {name: value.to(e4m3).float() for name, value in state.items()}
+            reference = comfy.sd.load_diffusion_model_state_dict(plain, model_options={"dtype": torch.float32})
+    finally:
+        model_management.supports_fp8_compute = own
+    layers = [m for m in model.model.diffusion_model.modules() if isinstance(m, comfy.ops.fp8_ops.Linear)]
+    return compared(model, reference, [layer for layer in layers if layer.weight.dtype == e4m3])
+
+
 def main(checkpoint: Path) -> dict[str, Any]:
     """Format -> findings, and "refusal"."""
     import comfy.sd
     from comfy import quant_ops
 
     state = {n.removeprefix(UNET): v for n, v in load_file(checkpoint).items() if n.startswith(UNET)}
-    found: dict[str, Any] = {"refusal": refusal(state)}
+    found: dict[str, Any] = {"refusal": refusal(state), "fast": fast(state)}
     for name in quant_ops.QUANT_ALGOS:
         made, plain, metadata = in_format(state, name)
         with torch.inference_mode():  # as a loader node runs
@@ -158,18 +189,8 @@ def main(checkpoint: Path) -> dict[str, Any]:
         layers = [m for m in model.model.diffusion_model.modules() if hasattr(m, "_full_precision_mm")]
         for layer in layers:
             layer._full_precision_mm = False  # as on a GPU that multiplies in these formats
-        before, differences, kept = bits(model), [], []
-        with torch.inference_mode(False):
-            for autocast in (False, True):
-                (own, own_kept), (expected, plain_kept) = gradients(model, autocast), gradients(reference, autocast)
-                differences.append(max(float((own[n] - g).abs().max() / g.abs().max()) for n, g in expected.items()))
-                kept.append([own_kept, plain_kept])
-        found[name] = {
-            "layers": sum(isinstance(layer.weight, quant_ops.QuantizedTensor) for layer in layers),
-            "differences": differences,
-            "kept": kept,
-            "unchanged": bits(model) == before,
-        }
+        packed = [layer for layer in layers if isinstance(layer.weight, quant_ops.QuantizedTensor)]
+        found[name] = compared(model, reference, packed)
     return found
 
 

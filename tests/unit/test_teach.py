@@ -54,6 +54,22 @@ def test_another_seed_gives_another_lora(tmp_path):
     assert any(not torch.equal(value, two.lora(two.tasks[0])[name]) for name, value in one.lora(one.tasks[0]).items())
 
 
+def test_a_concept_that_the_sequence_ends_with_is_found_in_it(tmp_path):
+    """As when a graph opens a sequence, teaches it a concept, and is queued again."""
+    unet = ToyUNet().requires_grad_(False)
+    sequence = taught(tmp_path, ["fox", "cat"], unet)
+    opened = ConceptSequence.open(tmp_path)
+    for seed, word in enumerate(["fox", "cat"]):
+        base = ToyBase(unet)
+        again = teach(base, toy_concept(word, seed=seed), toy_settings(), opened)
+        assert again == sequence.up_to(seed + 1) and base.passes == 0
+    dog = teach(ToyBase(unet), toy_concept("dog", seed=2), toy_settings(), again)
+    assert [task.token for task in dog.tasks] == ["fox", "cat", "dog"]
+    for changes in ({"seed": 9}, {"steps": 5}):  # another training under a token that is in use
+        with pytest.raises(ContinualLoraError, match="should be new to"):
+            teach(ToyBase(unet), toy_concept("cat", seed=1), toy_settings(**changes), opened)
+
+
 def test_files_of_earlier_concepts_never_change(tmp_path):
     unet = ToyUNet().requires_grad_(False)
     sequence, before = taught(tmp_path, ["fox"], unet), files_below(tmp_path / "tasks")

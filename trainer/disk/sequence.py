@@ -284,9 +284,7 @@ class ConceptSequence:
 
 
 def lines_on_disk(root: Path) -> list[ConceptSequence]:
-    """Every line of a sequence's folder, one for each task that no other goes on from; the newest head first."""
+    """The newest line of a sequence's folder, and one to each of its other tasks, in the order of training."""
     manifest = read_manifest(root)
-    parents = {task["parent"] for task in manifest["tasks"].values()}
-    leaves = [key for key in manifest["tasks"] if key not in parents]
-    leaves.sort(key=lambda key: key != manifest["head"])
-    return [ConceptSequence(root, manifest["base"], key) for key in leaves]
+    heads = sorted(manifest["tasks"], key=lambda key: key != manifest["head"])
+    return [ConceptSequence(root, manifest["base"], key) for key in heads]

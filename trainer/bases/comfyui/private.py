@@ -123,15 +123,18 @@ def _shared(module: nn.Module) -> Iterator[Any]:
 
 
 def _be_linear(layer: Any) -> None:
-    """Files with scales have linear layers that are not torch's, which round their input as their weights are rounded.
+    """Layers that multiply in 8 bits round their input, in place, as their weights are rounded; some are not torch's.
 
-    Here they are torch's as well, since peft and we go by the class. And where something is done to a weight, the host
-    unpacks it first, into the input's number format, and then multiplies in that; so nothing is done to it, but called.
+    Here all are torch's, since peft and we go by the class. And where something is done to a weight, the host unpacks
+    it first, into the input's number format, and then multiplies in that; so nothing is done to it, but called. Older
+    hosts do the same for weights without scales while a layer is in training.
     """
     if not isinstance(layer, nn.Linear):
         layer.__class__ = type(type(layer).__name__, (type(layer), nn.Linear), {})
-    if hasattr(layer.weight, "__tensor_flatten__"):
+    weight = layer.weight
+    if hasattr(weight, "__tensor_flatten__") or (weight.is_floating_point() and weight.dtype not in FLOATS):
         layer.weight_function = [*layer.weight_function, _nothing]
+        layer.training = True
 
 
 def _nothing(weight: Tensor) -> Tensor:
