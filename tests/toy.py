@@ -6,6 +6,7 @@ It has what the trainer asks of a base: the `Denoiser` protocol and `attn2.to_k`
 """
 
 import hashlib
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -67,7 +68,7 @@ class ToyBase:
     device = torch.device("cpu")
     dtype = torch.float32
     mixed_precision = "no"
-    sampling = ""
+    changes = MappingProxyType({})
 
     def __init__(self, unet=None, parameterization="eps", on_predict=lambda count: None):
         self.original = unet or ToyUNet().requires_grad_(False)

@@ -73,7 +73,7 @@ class Denoiser(Protocol):
     parameterization: Parameterization
     architecture: str
     fingerprint: str
-    sampling: str  # names one that was put in the place of the weights' own; "" if none was
+    changes: Mapping[str, str]  # what was done to it, by name: another sampling, a LoRA on its text encoder
     resolution: int
     device: torch.device
     dtype: torch.dtype  # of its passes, as it makes them by itself

@@ -1,6 +1,8 @@
 """What a task will be, and whether it can be: all that is known before any training."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from .adapters import ADAPTERS
@@ -40,7 +42,7 @@ def task_record(
     concept: Concept,
     settings: TrainSettings,
     start: Lora | None = None,
-    sampling: str = "",
+    changes: Mapping[str, str] = MappingProxyType({}),
 ) -> TaskRecord:
     """The record of the task to come, its key made from all that it depends on."""
     # A setting at its default is left out, so that one that a later version adds changes no key. A default that was
@@ -57,8 +59,7 @@ def task_record(
     if start is not None:
         alphas = {layer: factors.alpha for layer, factors in start.items()}
         depends_on["start"] = [alphas, tensor_hash(state_of(start))]
-    if sampling:
-        depends_on["sampling"] = sampling
+    depends_on |= changes
     key, index = digest(depends_on), len(sequence.tasks) + 1
     return TaskRecord(
         key=key,

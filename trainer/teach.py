@@ -63,9 +63,9 @@ def teach(
     Returns:
         The line with the concept as its newest task; at once, without training, if it is on disk already.
     """
-    sequence = _line_before(sequence, concept, settings, denoiser.sampling, start)
+    sequence = _line_before(sequence, concept, settings, denoiser.changes, start)
     check_fits(sequence, concept, settings, denoiser, start)
-    task = task_record(sequence, concept, settings, start, denoiser.sampling)
+    task = task_record(sequence, concept, settings, start, denoiser.changes)
     work.agree(task.key)
     if done := sequence.find(task.key):
         return done
@@ -98,7 +98,11 @@ def teach(
 
 
 def _line_before(
-    sequence: ConceptSequence, concept: Concept, settings: TrainSettings, sampling: str, start: Lora | None
+    sequence: ConceptSequence,
+    concept: Concept,
+    settings: TrainSettings,
+    changes: Mapping[str, str],
+    start: Lora | None,
 ) -> ConceptSequence:
     """Where this very concept was taught, if the sequence was opened with it in; else the sequence as it is.
 
@@ -107,7 +111,7 @@ def _line_before(
     for task in sequence.tasks:
         if task.token == concept.token:
             before = sequence.up_to(task.index - 1)
-            if task_record(before, concept, settings, start, sampling).key == task.key:
+            if task_record(before, concept, settings, start, changes).key == task.key:
                 return before
     return sequence
 

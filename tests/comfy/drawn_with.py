@@ -29,6 +29,15 @@ def told(folder: Path) -> dict[str, Any]:
         patched = clip.clone()
         patched.add_patches({key: (torch.ones_like(clip.cond_stage_model.get_parameter(key)),)}, strength)
         found[f"LoRA {strength}"] = how(model, patched, vae)
+    lasting = clip.clone()
+    lasting.set_tokenizer_option("min_length", 512)
+    found["tokenizer"] = how(model, lasting, vae)
+    from continual_lora.trainer.bases.comfyui.base import ComfyBase
+
+    with torch.inference_mode(False):
+        for own in (clip, layers, lasting):  # a training on it is another one as well
+            of_clip = {name: value for name, value in how(model, own, vae).items() if name.startswith("clip")}
+            assert ComfyBase(model, own, vae).changes == of_clip
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
     for sampling in ("eps", "lcm"):

@@ -70,7 +70,7 @@ def test_images_of_an_evaluation_depend_on_vae_and_clip(comfy_path: Path, random
     assert all(found.pop(same) == plain for same in ("loaded again", "another object", "eps"))
     assert found["layer"] == plain | {"clip layer": "-2"}
     others = [json.dumps(how, sort_keys=True) for how in (plain, *found.values())]
-    assert len(set(others)) == len(others) == 10
+    assert len(set(others)) == len(others) == 11
 
 
 def test_core_nodes_make_an_image_of_the_base(client: Client, server: Server) -> None:

@@ -265,6 +265,32 @@ def test_the_first_the_middle_and_the_last_layer():
     assert chosen_layers(list("abcdef")) == ["a", "d", "f"] and chosen_layers(["a"]) == ["a"]
 
 
+def test_without_room_for_gradients_the_rest_is_measured(line):
+    class Small(ToyBase):
+        def predict(self, x_t, t, conditioning):
+            if torch.is_grad_enabled():
+                raise torch.cuda.OutOfMemoryError("no room")
+            return super().predict(x_t, t, conditioning)
+
+    with pytest.warns(UserWarning) as warned:
+        found = evaluate(line, Painter().artist(), MeanColors(), lambda: Small(UNET), 1, 3)
+    assert str(warned[-1].message).startswith("The report has no spectrum of the Fisher: the device ran out of memory.")
+    assert found.spectra == {} and found.accuracies and found.scores
+
+
+def test_a_spectrum_asks_for_room_and_keeps_as_little_as_the_training_did(tmp_path):
+    class Asked(ToyBase):
+        def make_room(self, shape, checkpointed):
+            self.room = tuple(shape), checkpointed
+
+    for checkpointed in (False, True):
+        sequence = ConceptSequence.create(tmp_path / str(checkpointed), ToyBase(UNET).fingerprint)
+        settings = toy_settings(gradient_checkpointing=checkpointed)
+        base = Asked(UNET)
+        restored_task(base, teach(ToyBase(UNET), toy_concept("fox"), settings, sequence), batch_size=3)
+        assert base.room == ((3, 1, 1, 2), checkpointed)
+
+
 def test_a_restored_task_is_what_the_methods_saw(line):
     task = restored_task(ToyBase(UNET), line)
     assert len(task.earlier_prompts) == 2 and task.seed == "0/3" and task.latents.shape == (3, 1, 1, 2)

@@ -126,7 +126,7 @@ def test_what_the_base_would_draw_otherwise_is_not_taken_from_disk(tmp_path, nam
     assert "prior" in phases(cache.parent, ToyBase(UNET))
     other = OtherClip(UNET) if name == "clip" else ToyBase(UNET)
     if name == "sampling":
-        other.sampling = "another"
+        other.changes = {"sampling": "another"}
     elif name == "dtype":
         other.dtype = torch.bfloat16
     for root, base, expected in ((tmp_path / "same", ToyBase(UNET), False), (tmp_path / "other", other, True)):

@@ -67,7 +67,7 @@ def test_an_unchanged_task_is_not_trained_again(pets):
 
 def test_another_sampling_on_the_model_makes_another_task(pets):
     base = ToyBase(UNET)
-    base.sampling = "v_prediction"
+    base.changes = {"sampling": "v_prediction"}
     again = add(ConceptSequence.create(pets.root, BASE), "fox", base)
     assert base.passes and again.tasks[0].key != pets.tasks[0].key
     assert add(ConceptSequence.create(pets.root, BASE), "fox", base) == again

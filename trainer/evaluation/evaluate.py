@@ -1,5 +1,6 @@
 """A sequence from its folder to its report: what it draws after every task, and what it still knows."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from ..disk.sequence import ConceptSequence
 from ..errors import ContinualLoraError
 from ..metrics.features import FeatureEncoder
 from ..settings import TrainSettings
+from ..training.memory import is_out_of_memory
 from ..work import ALONE, Work
 from .dc_accuracy import dc_accuracy
 from .fisher_spectrum import Spectrum, fisher_spectrum, restored_task
@@ -79,15 +81,29 @@ def evaluate(
     accuracies = {}
     if dc_trials:
         accuracies = dc_accuracy(lambda: work.shared(open_base()), line, range(len(tasks)), dc_trials, on_progress)
-    spectra = {}
-    if spectrum_draws and work.first:
-        # How the task was trained does not matter here, only how its Fisher is drawn.
-        known = {"num_prompts", "temperature", "batch_size"}
-        settings = TrainSettings(**{name: value for name, value in tasks[-1].settings.items() if name in known})
-        spectra = fisher_spectrum(
-            restored_task(open_base(), line),
-            settings,
-            spectrum_draws,
-            on_draws=lambda done: on_progress("spectrum", done, 2 * spectrum_draws),
-        )
+    spectra = _newest_spectra(open_base, line, spectrum_draws, on_progress) if spectrum_draws and work.first else {}
     return Evaluation(line, artist, scores, accuracies, spectra)
+
+
+def _newest_spectra(
+    open_base: Callable[[], Denoiser], line: ConceptSequence, draws: int, on_progress: Progress
+) -> dict[str, dict[str, Spectrum]]:
+    """Of the newest task; where the device has no room for gradients none, with a warning: the rest is measured."""
+    # How the task was trained does not matter here, only how its Fisher is drawn.
+    known = {"num_prompts", "temperature", "batch_size"}
+    settings = TrainSettings(**{name: value for name, value in line.tasks[-1].settings.items() if name in known})
+
+    def on_draws(done: int) -> None:
+        on_progress("spectrum", done, 2 * draws)
+
+    try:
+        return fisher_spectrum(restored_task(open_base(), line, settings.batch_size), settings, draws, on_draws)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    warnings.warn(
+        "The report has no spectrum of the Fisher: the device ran out of memory. Set spectrum_draws to 0 to do without "
+        "it, or close what else uses the device.",
+        stacklevel=2,
+    )
+    return {}

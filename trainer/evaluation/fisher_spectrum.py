@@ -18,6 +18,7 @@ from ..methods.ewc import EWC
 from ..settings import TrainSettings
 from ..task import TrainedTask
 from ..trained import trained_task
+from ..training.checkpointing import checkpoint_blocks
 from ..training.precision import FORMATS, in_format, loss_scaler
 
 
@@ -71,16 +72,21 @@ def fisher_spectrum(
     return {"L_den": plain, "L_den + CE": with_classes}
 
 
-def restored_task(denoiser: Denoiser, line: ConceptSequence) -> TrainedTask:
+def restored_task(denoiser: Denoiser, line: ConceptSequence, batch_size: int = 1) -> TrainedTask:
     """The newest task of a line, as its training left it; alpha masks are not kept on disk and do not count.
 
     Args:
         denoiser: a fresh view; it carries the adapter afterwards.
         line: at least one task.
+        batch_size: images of the passes to come; blocks are checkpointed in them if they were in the training.
     """
-    adapter, tokens = attach(denoiser, line)
     task = line.tasks[-1]
     latents = encode_one_by_one(denoiser, line.images(task))
+    checkpointed = task.settings.get("gradient_checkpointing") is True
+    denoiser.make_room((batch_size, *latents.shape[1:]), checkpointed)
+    if checkpointed:
+        checkpoint_blocks(denoiser.unet)
+    adapter, tokens = attach(denoiser, line)
     stored = task.settings.get("mixed_precision")  # an older version wrote none; the manifest is not held to it
     mixed_precision = stored if isinstance(stored, str) and stored in FORMATS else "auto"
     return trained_task(

@@ -105,7 +105,7 @@ class TrainingData:
         with torch.no_grad():
             prompt, empty = (denoiser.encode_prompt(text, {}) for text in (prior_prompt(noun), ""))
         computed_in = number_format(denoiser, self._settings.mixed_precision) or denoiser.dtype
-        draws = [count, list(shape), batch_size, seed, str(computed_in), denoiser.sampling]
+        draws = [count, list(shape), batch_size, seed, str(computed_in), dict(denoiser.changes)]
         latents = self._kept(
             lambda: [denoiser.fingerprint, _digest(prompt), _digest(empty), *draws],
             lambda: draw_prior(denoiser, prompt, empty, count, shape, batch_size, seed, on_step),

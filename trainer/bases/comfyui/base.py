@@ -18,6 +18,7 @@ from ...adapters.layers import (
 from ...denoiser import Conditioning, Parameterization, TokenVectors
 from ...errors import ContinualLoraError
 from ..fingerprint import autoencoder_fingerprint
+from .changes import clip_changes
 from .memory import host_mode, load, mixed_precision, needed_for_scores, needed_for_training, room
 from .noising import changed_sampling, check_sampling, schedule
 from .private import private_view
@@ -113,13 +114,15 @@ class ComfyBase:
     def __init__(self, model: Any, clip: Any, vae: Any) -> None:
         self.fingerprint = model_fingerprint(model)
         self.parameterization: Parameterization = check_sampling(model)
-        self.sampling = changed_sampling(model)
-        load([model, clip.patcher])
+        sampling = changed_sampling(model)
+        self.changes: Mapping[str, str] = ({"sampling": sampling} if sampling else {}) | clip_changes(clip)
         self._patcher, self._model, self._clip, self._vae = model, model.model, clip, vae
         self.device = torch.device(model.load_device)
         self.family = _family(self._model)
         channels, side = self._model.latent_format.latent_channels, self.family.resolution // SCALE
-        self._take_views(needed_for_scores(model, channels, side))
+        needed = needed_for_scores(model, channels, side)
+        load([model, clip.patcher], needed)
+        self._take_views(needed)
         self.dtype: torch.dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         self.mixed_precision = mixed_precision(self.device)
         self.architecture, self.resolution = self.family.architecture, self.family.resolution
@@ -167,7 +170,9 @@ class ComfyBase:
 
     def encode_prompt(self, prompt: str, tokens: Mapping[str, TokenVectors]) -> Conditioning:
         """The text encoder's output; weights and `embedding:` in the prompt work as in the host."""
-        pieces = with_tokens(self._clip.tokenizer, tokens).tokenize_with_weights(prompt)  # type: ignore[attr-defined]
+        pieces = with_tokens(self._clip.tokenizer, tokens).tokenize_with_weights(  # type: ignore[attr-defined]
+            prompt, tokenizer_options=self._clip.tokenizer_options
+        )
         self._text.reset_clip_options()  # type: ignore[operator]
         self._text.set_clip_options({"execution_device": torch.device(self._clip.patcher.load_device)})  # type: ignore[operator]
         if self._clip.layer_idx is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import comfy.sample
 import latent_preview
 import torch
+from comfy.patcher_extension import WrappersMP
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from ...training.samples import Draw
 from .base import SCALE, ComfyBase
 from .memory import host_mode
 
+COMPILED = "torch.compile"  # the key of what TorchCompileModel leaves
 STEPS, SAMPLER, SCHEDULER = 20, "euler", "normal"
 
 
@@ -26,8 +28,10 @@ def live_model(model: Any, base: ComfyBase) -> Any:
     The host finds its weights loaded already: nothing is moved or patched, and there is no second copy of them.
     """
     stand_in = copy.copy(model.model)
-    stand_in._modules = {**model.model._modules, "diffusion_model": base.unet}
+    sampling = model.get_model_object("model_sampling")  # what a node put on MODEL is not always there just now
+    stand_in._modules = {**model.model._modules, "diffusion_model": base.unet, "model_sampling": sampling}
     clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILED)  # it would put MODEL's own U-Net in again
     clone.set_model_unet_function_wrapper(
         lambda _, given: stand_in.apply_model(given["input"], given["timestep"], **given["c"])
     )

@@ -11,10 +11,10 @@ from ...disk.sequence import ConceptSequence
 from ...evaluation.pictures import Artist
 from ..fingerprint import autoencoder_fingerprint
 from .apply import apply_lora, clip_with_tokens
+from .changes import clip_changes
 from .memory import host_mode
 from .noising import changed_sampling
 from .options import options_name
-from .weights import patches_digest
 
 AT_ONCE = 4  # images in a batch: what fits beside a model on a small GPU
 
@@ -73,12 +73,6 @@ def _vae_name(vae: Any) -> str:
 
 
 def _changes(model: Any, clip: Any) -> dict[str, str]:
-    """What nodes did to MODEL and CLIP: another sampling, functions, the layer of CLIP, LoRAs; {} if nothing."""
-    layer, patches = clip.layer_idx, patches_digest(clip.patcher.patches)
-    found = {
-        "model sampling": changed_sampling(model),
-        "model options": options_name(model),
-        "clip layer": "" if layer is None else str(layer),
-        "clip LoRAs": patches.hex()[:12],
-    }
-    return {name: value for name, value in found.items() if value}
+    """What nodes did to MODEL and CLIP; empty if nothing."""
+    found = {"model sampling": changed_sampling(model), "model options": options_name(model)}
+    return {name: value for name, value in found.items() if value} | clip_changes(clip)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class TinyBase:
     parameterization: Parameterization = "eps"
     architecture = "continual-lora-tiny"
     resolution = 64
-    sampling = ""
+    changes: Mapping[str, str] = MappingProxyType({})
     dtype = torch.float32
 
     def __init__(self, folder: Path | None = None, device: str | torch.device = "cpu") -> None:
