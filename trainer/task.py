@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from torch import Tensor
 from .adapters.adapter import Adapter
 from .denoiser import Conditioning, Denoiser
 from .training.precision import NO_SCALER
+from .training.state import TrainState
 from .work import ALONE, Work
 
 
@@ -44,6 +46,31 @@ class StepRecord:
     picture: Image.Image | None = field(default=None, compare=False)
 
 
+class Kept(Protocol):
+    """Where the state of a phase after the training is kept between its steps."""
+
+    def restore(self, state: TrainState) -> None:
+        """Go on from what was kept, if anything was."""
+        ...
+
+    def save(self, state: TrainState) -> None:
+        """Keep it."""
+        ...
+
+
+class Nowhere:
+    """For a task that is not being taught: nothing is kept."""
+
+    def restore(self, state: TrainState) -> None:
+        """Stay where it is."""
+
+    def save(self, state: TrainState) -> None:
+        """Do nothing."""
+
+
+NOWHERE = Nowhere()
+
+
 @dataclass(frozen=True)
 class TrainedTask:
     """A task after its training; the token is frozen, so a prompt stays what it is.
@@ -61,6 +88,7 @@ class TrainedTask:
         seed: of the task, "<seed>/<index>".
         scaler: of the loss, for gradients in fp16; goes on from where the training left it.
         work: who does it.
+        consolidation: where a consolidation is kept between its steps.
     """
 
     denoiser: Denoiser
@@ -75,3 +103,4 @@ class TrainedTask:
     seed: str
     scaler: torch.amp.GradScaler = NO_SCALER
     work: Work = ALONE
+    consolidation: Kept = NOWHERE

@@ -1,6 +1,6 @@
 """Teach one concept: check, find what is already there, train, commit; cancel at any step without loss."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from .denoiser import Conditioning, Denoiser, TokenVectors
 from .disk.lock import writing
 from .disk.manifest import TaskRecord
 from .disk.metadata import lora_metadata
-from .disk.partial import WAITING, check_room, patiently, restore_partial, room_needed, save_partial
+from .disk.partial import WAITING, PhaseFile, check_room, patiently, restore_partial, room_needed, save_partial
 from .disk.sequence import METHODS_STEM, ConceptSequence
 from .loop import total_penalty, train_concept
 from .planning import check_fits, largest_pass, task_record, task_seed
@@ -81,8 +81,9 @@ def teach(
             return done
         training = _Training(denoiser, concept, settings, sequence, task, report, draw, start, work)
         num_pixels = len(concept.images) * (settings.resolution or denoiser.resolution) ** 2
-        in_update = settings.fisher_space == "update"
-        check_room(sequence.root, room_needed(training.state, training.carried, num_pixels, in_update))
+        uses = set().union(*(method.uses for method in training.methods.values()))
+        more = {"in_update": settings.fisher_space == "update", "again": "consolidation" in uses}
+        check_room(sequence.root, room_needed(training.state, training.carried, num_pixels, **more))
         partial = sequence.partial_path(task.key)
         restore_partial(partial, training.state)
         on_start(task, training.state.figures())
@@ -186,14 +187,19 @@ class _Training:
             due = record.step % settings.checkpoint_every == 0 or record.step == record.total
             if due and self.work.first:
                 save_partial(partial, state)
-        # The state is no longer whole: what is interrupted from here on starts over from that at the last step.
+        # The state is no longer whole: what is interrupted from here on goes on from that at the last step.
         trained = self._trained_task()
         reports: dict[str, float] = {}
         for phase in ("consolidate", "end_task"):
             for method in methods:
-                for record in getattr(method, phase)(trained):
-                    self.on_step(record)
-                    reports |= record.values
+                records = getattr(method, phase)(trained)
+                try:
+                    for record in records:
+                        self.on_step(record)
+                        reports |= record.values
+                finally:
+                    if isinstance(records, Generator):  # which keeps its state when it is stopped
+                        records.close()
         return reports
 
     def commit(self, reports: Mapping[str, float]) -> ConceptSequence:
@@ -259,6 +265,7 @@ class _Training:
             penalty=lambda: total_penalty(self.methods.values(), self.state.adapter),
             scaler=self.state.scaler,
             work=self.work,
+            consolidation=PhaseFile(self.sequence.partial_path(self.task.key, "consolidation"), self.work.first),
         )
 
     def _prompt_encoder(self) -> Callable[[Tensor, torch.Generator], Conditioning]:

@@ -13,7 +13,7 @@ from .disk.manifest import TaskRecord
 from .disk.sequence import ConceptSequence
 from .planning import task_seed
 from .prompts import base_prompt
-from .task import TrainedTask
+from .task import NOWHERE, Kept, TrainedTask
 from .training.precision import NO_SCALER
 from .work import ALONE, Work
 
@@ -58,6 +58,7 @@ def trained_task(
     penalty: Callable[[], Tensor | None] = lambda: None,
     scaler: torch.amp.GradScaler = NO_SCALER,
     work: Work = ALONE,
+    consolidation: Kept = NOWHERE,
 ) -> TrainedTask:
     """What the methods see of a task after its training.
 
@@ -72,6 +73,7 @@ def trained_task(
         penalty: what the recipe adds to the loss.
         scaler: of the loss.
         work: who does it.
+        consolidation: where one is kept.
     """
 
     def prompt(text: str) -> Conditioning:
@@ -92,4 +94,5 @@ def trained_task(
         seed=task_seed(task),
         scaler=scaler,
         work=work,
+        consolidation=consolidation,
     )

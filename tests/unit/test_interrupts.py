@@ -1,6 +1,7 @@
 """Stopped inside any forward or backward pass of any phase: the same bytes in the end, and nothing left on the base."""
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -100,6 +101,64 @@ def test_inside_any_pass_of_any_phase(way, low_memory, first, tmp_path):
         second(sequence, Stoppable(), low_memory=low_memory)
         assert files_below(root) == reference, count
     assert reached == {"first step", "train", "consolidate", "fisher"}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy", "adamw_schedulefree"])
+def test_a_consolidation_goes_on_from_its_own_step(optimizer, first, tmp_path):
+    """Stopped after a step or while the Fisher is measured; or killed, with a state as old as the setting says."""
+
+    def taught(root, stop=None, copy=None):
+        steps = []
+
+        def on_step(record):
+            steps.append((record.phase, record.step))
+            if copy and steps[-1] == copy:
+                shutil.copytree(root, f"{root} copied")
+            if steps[-1] == stop:
+                raise Interrupt
+
+        more = {
+            "consolidation": 3.0,
+            "batch_size": 2,
+            "optimizer": optimizer,
+            "checkpoint_every": 3,
+            "token_learning_rate": 0.05,
+        }
+        settings = toy_settings(steps=2, fisher_draws=4, recipe=RECIPE, **more)
+        sequence = ConceptSequence.open(root) if root.exists() else first(root)
+        teach(ToyBase(UNET), toy_concept("cat", seed=1), settings, sequence, on_step)
+        return [step for phase, step in steps if phase == "consolidate"]
+
+    whole = tmp_path / "whole"
+    assert taught(whole, copy=("consolidate", 4)) == [1, 2, 3, 4, 5, 6]
+    stops = {("consolidate", 1): [2, 3, 4, 5, 6], ("consolidate", 5): [6], ("consolidate", 6): [6], ("fisher", 1): [6]}
+    for number, (stop, rest) in enumerate(stops.items()):
+        root = tmp_path / str(number)
+        with pytest.raises(Interrupt):
+            taught(root, stop)
+        assert taught(root) == rest and files_below(root) == files_below(whole)
+    killed = tmp_path / "whole copied"
+    assert taught(killed) == [4, 5, 6] and files_below(killed) == files_below(whole)
+
+
+def test_a_damaged_state_of_a_consolidation_begins_it_again(first, tmp_path):
+    for name in ("whole", "cut"):
+        sequence, phases = first(tmp_path / name), []
+
+        def stop(record, name=name):
+            if name == "cut" and (record.phase, record.step) == ("consolidate", 1):
+                raise Interrupt
+
+        settings = toy_settings(steps=2, fisher_draws=4, recipe=RECIPE, consolidation=1.0)
+        with pytest.raises(Interrupt) if name == "cut" else nullcontext():
+            teach(ToyBase(UNET), toy_concept("cat", seed=1), settings, sequence, stop)
+    (state,) = (tmp_path / "cut" / "partial").glob("*.consolidation.safetensors")
+    state.write_bytes(state.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="should go on from its state on disk"):
+        teach(ToyBase(UNET), toy_concept("cat", seed=1), settings, sequence, lambda r: phases.append(r.phase))
+    assert phases.count("train") == 0 and phases.count("consolidate") == 2
+    kept = {name: data for name, data in files_below(tmp_path / "cut").items() if "damaged" not in name}
+    assert kept == files_below(tmp_path / "whole")
 
 
 def test_a_teacher_never_stays_in_the_students_place(first, tmp_path):

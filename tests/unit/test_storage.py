@@ -207,7 +207,7 @@ def test_room_for_a_fisher_of_the_update():
         setattr(unet.middle_block[1].attn2, name, nn.Linear(768, 320, bias=False))
     adapter = LoraAdapter(unet, 16, 16.0, torch.Generator())
     state = SimpleNamespace(parameters=adapter.parameters, adapter=adapter, average={})
-    of_factors, of_update = (room_needed(state, {}, 0, in_update) for in_update in (False, True))
+    of_factors, of_update = (room_needed(state, {}, 0, in_update=in_update, again=False) for in_update in (False, True))
     assert of_update - of_factors == 2 * 4 * 2 * (320 * 768 - 16 * (320 + 768))  # Fisher and anchor of two layers
 
 

@@ -23,7 +23,9 @@ _MEGABYTE = 1e6
 _Result = TypeVar("_Result")
 
 
-def room_needed(state: TrainState, carried: Mapping[str, Tensor], num_pixels: int, in_update: bool) -> int:
+def room_needed(
+    state: TrainState, carried: Mapping[str, Tensor], num_pixels: int, *, in_update: bool, again: bool
+) -> int:
     """Bytes that a task takes on disk at most, about.
 
     Args:
@@ -31,6 +33,7 @@ def room_needed(state: TrainState, carried: Mapping[str, Tensor], num_pixels: in
         carried: what the methods carried here.
         num_pixels: of all its images together.
         in_update: whether a Fisher weighs the update, not what is trained.
+        again: whether a phase after the training changes all of it again.
     """
     trained = sum(parameter.numel() * 4 for parameter in state.parameters.values())
     files = sum(tensor.nbytes for file in state.adapter.files().values() for tensor in file.values())
@@ -39,7 +42,8 @@ def room_needed(state: TrainState, carried: Mapping[str, Tensor], num_pixels: in
     # The state with two moments and perhaps an average, once more while it is replaced; a Fisher and an anchor as large
     # as what it weighs; PNGs of three bytes a pixel; the lists.
     methods = max(sum(tensor.nbytes for tensor in carried.values()), 2 * weighed)
-    return 2 * (4 if state.average else 3) * trained + files + methods + 3 * num_pixels + 1_000_000
+    states = (4 if state.average else 3) + (3 if again else 0)
+    return 2 * states * trained + files + methods + 3 * num_pixels + 1_000_000
 
 
 def check_room(root: Path, needed: int) -> None:
@@ -80,6 +84,27 @@ def restore_partial(path: Path, state: TrainState) -> None:
         )
         return
     state.load_state_dict(tensors)
+
+
+class PhaseFile:
+    """See `trainer.task.Kept`.
+
+    Args:
+        path: of the file.
+        writes: whether this process is the one that writes.
+    """
+
+    def __init__(self, path: Path, writes: bool) -> None:
+        self._path, self._writes = path, writes
+
+    def restore(self, state: TrainState) -> None:
+        """See `restore_partial`."""
+        restore_partial(self._path, state)
+
+    def save(self, state: TrainState) -> None:
+        """See `save_partial`."""
+        if self._writes:
+            save_partial(self._path, state)
 
 
 def patiently(write: Callable[[], _Result], on_wait: Callable[[int, int], None]) -> _Result:

@@ -221,9 +221,9 @@ class ConceptSequence:
             )
         return decode_all(files)
 
-    def partial_path(self, key: str) -> Path:
-        """Where the state of an interrupted training of the task `key` is kept."""
-        return self.root / "partial" / f"{key}.safetensors"
+    def partial_path(self, key: str, phase: str = "") -> Path:
+        """Where the state of an interrupted training of the task `key` is kept, or of a phase after it."""
+        return self.root / "partial" / f"{key}{phase and '.'}{phase}.safetensors"
 
     def find(self, key: str) -> "ConceptSequence | None":
         """The line that ends at the task `key`, if that task is complete: in the manifest, and no file is missing."""
@@ -278,8 +278,9 @@ class ConceptSequence:
         manifest["tasks"][task.key] = asdict(task)
         write_json(self.root / COPY, manifest)  # for the day on which the disk damages the other one
         write_json(self.root / MANIFEST, manifest)
-        with suppress(OSError):  # the task is found before its state is looked for
-            self.partial_path(task.key).unlink(missing_ok=True)
+        for path in (self.root / "partial").glob(f"{task.key}.*"):
+            with suppress(OSError):  # the task is found before its state is looked for
+                path.unlink()
         return replace(self, head=task.key)
 
 

@@ -13,6 +13,7 @@ Source: Jha et al., arXiv 2410.00700, section 3.2; deep model consolidation: Zha
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -33,9 +34,10 @@ from ..settings import TrainSettings
 from ..task import StepRecord, TrainedTask, step_rng
 from ..training.divergence import check_numbers
 from ..training.memory import Halving
-from ..training.optimizers import build_optimizer, set_training
+from ..training.optimizers import set_training
 from ..training.precision import clipped_norm
 from ..training.schedule import schedule_factor
+from ..training.state import TrainState
 from .method import Method
 
 NAME = "dsc"
@@ -76,39 +78,52 @@ class DSC(Method):
         """Train the student, in place of teacher 1; nothing at the first task."""
         if not task.earlier_prompts:
             return
-        adapter, settings = task.adapter, self.settings
-        teacher = adapter.state_dict()
+        settings = replace(self.settings, ema_decay=0.0)  # averages are of the training alone
+        teacher = task.adapter.state_dict()
         temperature = settings.temperature or (self._calibrate(task) if self.classifier else 1.0)
-        group = {
-            "params": list(adapter.parameters.values()),
-            "lr": settings.learning_rate,
-            "weight_decay": settings.weight_decay,
-        }
-        optimizer = build_optimizer(settings.optimizer, [group])
-        set_training(optimizer, True)
         total, halving = max(1, round(settings.consolidation * settings.steps)), Halving(settings, task.work)
-        for step in range(total):
-            batch, prompts, j = self._batch(
-                task, "consolidate", step, settings.batch_size * settings.gradient_accumulation
-            )
-            teachers = teacher, task.earlier_adapter(j)
-            attempt = partial(self._backward, task, batch, prompts, teachers, temperature)
-            errors, values = halving.run(attempt, f"Step {step + 1} of the consolidation")
-            penalty = task.penalty()
-            if penalty is not None:
-                task.scaler.scale(penalty).backward()
-            norm = clipped_norm(task.scaler, optimizer, [*adapter.parameters.values()], settings.gradient_clip)
-            loss, held = float(errors[0].mean()), 0.0 if penalty is None else penalty.item()
-            check_numbers(loss, held, norm, f"step {step + 1} of {total} of the consolidation")
-            optimizer.param_groups[0]["lr"] = settings.learning_rate * schedule_factor(
-                step, total, 0, settings.schedule
-            )
-            task.scaler.step(optimizer)
-            task.scaler.update()
-            values["adapter_norm"] = adapter.norm()
-            yield StepRecord("consolidate", step + 1, total, loss, held, values)
-        set_training(optimizer, False)
-        optimizer.zero_grad(set_to_none=True)
+        student = TrainState(task.adapter, {}, settings, task.scaler)
+        task.consolidation.restore(student)
+        set_training(student.optimizer, True)
+        try:
+            while student.step < total:
+                values = self._step(task, student, teacher, temperature, halving, total)
+                due = student.step % settings.checkpoint_every == 0 or student.step == total - 1
+                if due and student.step < total:  # the last step is made again, so what it reports need not be kept
+                    task.consolidation.save(student)
+                yield StepRecord("consolidate", student.step, total, student.losses[-1], student.penalties[-1], values)
+        except BaseException:
+            if student.whole and student.step < total:
+                task.consolidation.save(student)
+            raise
+        set_training(student.optimizer, False)
+        student.optimizer.zero_grad(set_to_none=True)
+
+    def _step(
+        self, task: TrainedTask, student: TrainState, teacher: State, temperature: float, halving: Halving, total: int
+    ) -> dict[str, float]:
+        """One step of the student; returns what is reported of it."""
+        settings, step = self.settings, student.step
+        size = settings.batch_size * settings.gradient_accumulation
+        batch, prompts, j = self._batch(task, "consolidate", step, size)
+        teachers = teacher, task.earlier_adapter(j)
+        attempt = partial(self._backward, task, batch, prompts, teachers, temperature)
+        errors, values = halving.run(attempt, f"Step {step + 1} of the consolidation")
+        penalty = task.penalty()
+        if penalty is not None:
+            task.scaler.scale(penalty).backward()
+        norm = clipped_norm(task.scaler, student.optimizer, student.trained(), settings.gradient_clip)
+        loss, held = float(errors[0].mean()), 0.0 if penalty is None else penalty.item()
+        check_numbers(loss, held, norm, f"step {step + 1} of {total} of the consolidation")
+        factor = schedule_factor(step, total, 0, settings.schedule)
+        student.optimizer.param_groups[0]["lr"] = settings.learning_rate * factor
+        student.whole = False
+        task.scaler.step(student.optimizer)
+        task.scaler.update()
+        student.step += 1
+        student.log(loss, held)
+        student.whole = True
+        return {**values, "adapter_norm": student.norms[-1]}
 
     def _backward(
         self,
