@@ -32,7 +32,7 @@ comfyui: $(READY)
 benchmark-quick: $(READY)
 	$(BIN)/python -m benchmarks quick --engine $(ENGINE) $(ARGUMENTS)
 
-# Hours on two cores; goes on where it was stopped.
+# Two hours on two cores; goes on where it was stopped.
 benchmark: $(READY)
 	$(BIN)/python -m benchmarks table --engine $(ENGINE) $(ARGUMENTS)
 

@@ -179,17 +179,19 @@ function offer(folders) {
   for (const one of nodes) one.offer();
 }
 
+const isText = (target) => target instanceof Element && target.closest("input, textarea, [contenteditable]");
+
 /** The node that a paste is meant for: the one whose panel has the focus, else the only one selected. */
 function pastedOnto(target) {
   const all = [...nodes];
   const focused = all.find((one) => one.panel.element.contains(target));
-  const isText = target instanceof Element && target.closest("input, textarea, [contenteditable]");
-  if (focused || isText) return focused;
+  if (focused || isText(target)) return focused;
   const selected = Object.values(app.canvas.selected_nodes ?? {});
   return selected.length === 1 ? all.find((one) => one.node === selected[0]) : undefined;
 }
 
 function paste(event) {
+  if (isText(event.target) && event.clipboardData.types.includes("text/plain")) return; // with a picture of it beside
   const files = filesOf(event.clipboardData);
   const onto = files.length ? pastedOnto(event.target) : undefined;
   if (!onto) return;

@@ -67,7 +67,7 @@ class LiveCourse:
             self._end(INTERRUPTED)
         else:
             own = isinstance(error, ContinualLoraError)
-            self._end(FAILED, str(error) if own else f"{type(error).__name__}: {error}")
+            self._end(FAILED, str(error) if own else f"{type(error).__name__}: {error} Queue again to go on.")
 
     def tell(self) -> None:
         """Send what is new."""

@@ -17,7 +17,7 @@ from .disk.lock import writing
 from .disk.manifest import TaskRecord
 from .disk.metadata import lora_metadata
 from .disk.partial import WAITING, PhaseFile, check_room, patiently, restore_partial, room_needed, save_partial
-from .disk.sequence import METHODS_STEM, ConceptSequence
+from .disk.sequence import CONSOLIDATION, METHODS_STEM, ConceptSequence
 from .loop import total_penalty, train_concept
 from .planning import check_fits, largest_pass, task_record, task_seed
 from .recipes import adapter_name, build_methods
@@ -265,7 +265,7 @@ class _Training:
             penalty=lambda: total_penalty(self.methods.values(), self.state.adapter),
             scaler=self.state.scaler,
             work=self.work,
-            consolidation=PhaseFile(self.sequence.partial_path(self.task.key, "consolidation"), self.work.first),
+            consolidation=PhaseFile(self.sequence.partial_path(self.task.key, CONSOLIDATION), self.work.first),
         )
 
     def _prompt_encoder(self) -> Callable[[Tensor, torch.Generator], Conditioning]:

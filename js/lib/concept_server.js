@@ -7,8 +7,8 @@ const ROUTE = "/continual_lora/concepts";
 
 /** The answer's JSON; an Error in the server's words where it refuses. */
 async function told(response) {
+  if (response.ok) return response.json();
   const answer = await response.json().catch(() => ({}));
-  if (response.ok) return answer;
   throw new Error(answer.error ?? `The server answered ${response.status} ${response.statusText}.`);
 }
 

@@ -6,8 +6,8 @@ const ROUTE = "/continual_lora";
 export function sequenceServer(api) {
   async function get(route, query, signal) {
     const response = await api.fetchApi(`${ROUTE}/${route}?${new URLSearchParams(query)}`, { signal });
+    if (response.ok) return response.json();
     const answer = await response.json().catch(() => ({}));
-    if (response.ok) return answer;
     throw new Error(answer.error ?? `The server answered ${response.status} ${response.statusText}.`);
   }
   return {

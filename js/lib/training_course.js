@@ -1,4 +1,4 @@
-// The course of a training as the server tells it: see trainer/course.py.
+// The course of a training as the server tells it: see trainer/training/course.py.
 
 export const PHASES = {
   prior: "Drawing prior images",

@@ -95,7 +95,7 @@ export class TrainingPanel {
     if (course?.seconds_left) parts.push(`${clock(course.seconds_left)} left`);
     this.speed.textContent = parts.join(" · ");
     this.speed.title = parts.length ? "Left of this phase" : "";
-    this.message.textContent = this.message.title = course ? messageOf(course, phase) : "";
+    this.message.textContent = this.message.title = course ? messageOf(course) : "";
     this.message.hidden = !this.message.textContent;
   }
 
@@ -177,9 +177,8 @@ export class TrainingPanel {
   }
 }
 
-function messageOf(course, phase) {
+function messageOf(course) {
   if (course.state === "interrupted") return "Queue the same graph again to go on from here.";
   if (course.state === "found") return "Found on disk: the same images and settings are not trained again.";
-  if (course.state !== "failed") return "";
-  return phase?.step ? `${course.message} Queue again to go on.` : course.message;
+  return course.state === "failed" ? course.message : "";
 }

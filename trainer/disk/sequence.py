@@ -39,6 +39,7 @@ from .manifest import COPY, FORMAT_VERSION, MANIFEST, TaskRecord, read_manifest,
 
 METHODS_STEM = "methods"
 LOG = "log.json"
+CONSOLIDATION = "consolidation"  # a phase after the training that keeps its state
 
 
 def digest(value: Any) -> str:  # noqa: ANN401
@@ -278,9 +279,9 @@ class ConceptSequence:
         manifest["tasks"][task.key] = asdict(task)
         write_json(self.root / COPY, manifest)  # for the day on which the disk damages the other one
         write_json(self.root / MANIFEST, manifest)
-        for path in (self.root / "partial").glob(f"{task.key}.*"):
+        for phase in ("", CONSOLIDATION):
             with suppress(OSError):  # the task is found before its state is looked for
-                path.unlink()
+                self.partial_path(task.key, phase).unlink(missing_ok=True)
         return replace(self, head=task.key)
 
 
