@@ -27,7 +27,7 @@ def load_tiny_base(info: dict[str, Any]) -> Graph:
     wanted = graph.add("CLIPTextEncode", (LEFT, 150), (320, 100), text="noto tulip", clip=clip)
     latent = graph.add("EmptyLatentImage", (LEFT, 310), (320, 110), width=64, height=64, batch_size=1)
     links = {"positive": (wanted, 0), "negative": (wanted, 0), "latent_image": (latent, 0), "model": model}
-    sampler = {"steps": 25, "cfg": 1.0, "sampler_name": "ddim", "scheduler": "normal", "denoise": 1.0}
+    sampler = {"steps": 25, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "normal", "denoise": 1.0}
     samples = graph.add("KSampler", (MIDDLE, 0), (300, 270), seed=1, **links, **sampler)
     images = graph.add("VAEDecode", (MIDDLE, 340), (300, 60), samples=(samples, 0), vae=vae)
     graph.add("PreviewImage", (740, 0), (320, 420), images=(images, 0))
@@ -56,9 +56,9 @@ def train(info: dict[str, Any]) -> Graph:
 
 
 def train_options(info: dict[str, Any]) -> Graph:
-    """The options alone, for the embedded base."""
+    """The options alone, at their defaults."""
     graph = Graph(info)
-    graph.add(f"{PREFIX}TrainOptions", (LEFT, 0), (420, 520), **TINY_OPTIONS)
+    graph.add(f"{PREFIX}TrainOptions", (LEFT, 0), (420, 520))
     return graph
 
 

@@ -2,6 +2,7 @@
 
     python -m scripts.pictures URL /usr/bin/chromium thumbnails quickstart_cpu multi_concept_sd15
     python -m scripts.pictures URL /usr/bin/chromium help
+    python -m scripts.pictures URL /usr/bin/chromium readme
 
 Templates of the embedded base are run to the end, and shown by what comes out of them; the others are shown as the
 page draws them. The help pages show their nodes in small graphs around the sequence that the quickstart leaves behind.
@@ -12,6 +13,7 @@ import io
 import json
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -19,12 +21,13 @@ from playwright.sync_api import Page
 
 from trainer.cli.demo import SAMPLES
 from trainer.evaluation.report import THUMBNAIL as CELL
-from trainer.plots import MARGIN
+from trainer.plots import MARGIN, image_grid
 
 from .graph import FOLDER, PREFIX
 from .help_graphs import HELP_GRAPHS
 from .page import box_of, open_graph, open_page, picture, run_graph
 
+README_PICTURE = Path(__file__).parents[1] / "docs" / "quickstart.png"
 HELP_FOLDER = Path(__file__).parents[1] / "js" / "docs" / "images"
 SIDE = 600  # of a thumbnail; the template browser shows it as a square of about 300 pixels
 GAP = 6  # between the cells of a contact sheet
@@ -57,16 +60,23 @@ def grid(rows: list[list[Image.Image]]) -> Image.Image:
     return sheet
 
 
-def drawn(page: Page, url: str) -> Image.Image:
-    """Four pictures of each concept, and below them four that the model drew of it."""
-    names = page.evaluate(
+def taught_and_drawn(page: Page, url: str) -> dict[str, tuple[list[Image.Image], list[Image.Image]]]:
+    """Token -> four pictures of the concept, and four that the model drew of it."""
+    widgets = page.evaluate(
         """kind => app.graph.nodes.filter(node => node.type === kind)
-            .map(node => node.widgets.find(widget => widget.name === "folder").value)""",
+            .map(node => ["folder", "token"].map(name => node.widgets.find(widget => widget.name === name).value))""",
         f"{PREFIX}LoadConceptImages",
     )
-    taught = [_sample(name.removeprefix("bundled: ")) for name in names]
-    pairs = zip(taught, outputs(page, url, "SaveImage"), strict=True)
-    return grid([images[:4] for pair in pairs for images in pair])
+    images = outputs(page, url, "SaveImage")
+    return {
+        token: (_sample(folder.removeprefix("bundled: "))[:4], made[:4])
+        for (folder, token), made in zip(widgets, images, strict=True)
+    }
+
+
+def drawn(page: Page, url: str) -> Image.Image:
+    """Pictures of each concept, and below them what the model drew of it."""
+    return grid([images for pair in taught_and_drawn(page, url).values() for images in pair])
 
 
 def _sample(name: str) -> list[Image.Image]:
@@ -115,6 +125,17 @@ def make_thumbnail(page: Page, url: str, name: str) -> None:
     THUMBNAILS[name](page, url).save(FOLDER / f"{name}.jpg", quality=82, optimize=True)
 
 
+def make_readme(page: Page, url: str, name: str) -> None:
+    """Write docs/quickstart.png: what a template taught and drew."""
+    open_graph(page, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+    run_graph(page, url)
+    rows = taught_and_drawn(page, url)
+    cells = [[*real, *made] for real, made in rows.values()]
+    image_grid(cells, [f"<{token}>" for token in rows], ["real"] * 4 + ["drawn"] * 4).save(
+        README_PICTURE, optimize=True
+    )
+
+
 def make_help(page: Page, url: str, name: str) -> None:
     """Write js/docs/images/<node id>.jpg: the node among its neighbors."""
     info = page.evaluate("app.api.getNodeDefs()")
@@ -127,15 +148,22 @@ def make_help(page: Page, url: str, name: str) -> None:
     shot.save(HELP_FOLDER / f"{PREFIX}{name}.jpg", quality=60, optimize=True)
 
 
+KINDS: dict[str, tuple[Callable[[Page, str, str], None], Iterable[str]]] = {
+    "thumbnails": (make_thumbnail, THUMBNAILS),
+    "help": (make_help, HELP_GRAPHS),
+    "readme": (make_readme, ["quickstart_cpu"]),
+}
+
+
 def main() -> None:
     """Make the pictures that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("browser", help="the path of a Chromium")
-    parser.add_argument("kind", choices=("thumbnails", "help"))
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("names", nargs="*", help="only these")
     arguments = parser.parse_args()
-    make, known = (make_thumbnail, THUMBNAILS) if arguments.kind == "thumbnails" else (make_help, HELP_GRAPHS)
+    make, known = KINDS[arguments.kind]
     with open_page(arguments.url, arguments.browser) as page:
         for name in arguments.names or known:
             make(page, arguments.url, name)
