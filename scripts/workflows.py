@@ -223,11 +223,11 @@ def which_forgets_least(graph: Graph) -> None:
     graph.note(
         "**Which method forgets least? No download, no GPU needed, about ten minutes.**\n\n"
         "1. Three recipes are taught the same three concepts, each in a sequence of its own.\n"
-        "2. Evaluate Concept Sequence draws every concept after every task.\n"
+        "2. Evaluate Concept Sequence draws every concept after every task, and compares by EfficientNet: if that is "
+        "not installed, ComfyUI says at once how to.\n"
         "3. Contact sheet: does the fox in the last row still look like the fox above it?\n\n"
-        "Heat map and table say the same in numbers: where a column grows to the bottom, its concept is forgotten.\n"
-        "Images are compared by EfficientNet; if ComfyUI says that it is not installed, it says how to.",
-        size=(860, 215),
+        "Heat map and table say the same in numbers: where a column grows to the bottom, its concept is forgotten.",
+        size=(860, 190),
     )
     graph.save("which_method_forgets_least_cpu")
 
