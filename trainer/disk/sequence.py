@@ -280,8 +280,9 @@ class ConceptSequence:
         write_json(self.root / COPY, manifest)  # for the day on which the disk damages the other one
         write_json(self.root / MANIFEST, manifest)
         for phase in ("", CONSOLIDATION):
-            with suppress(OSError):  # the task is found before its state is looked for
-                self.partial_path(task.key, phase).unlink(missing_ok=True)
+            if (path := self.partial_path(task.key, phase)).exists():
+                with suppress(OSError):  # the task is found before its state is looked for
+                    path.unlink()
         return replace(self, head=task.key)
 
 
