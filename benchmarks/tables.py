@@ -13,7 +13,7 @@ from trainer.sweep.summary import mean_and_spread
 
 Rows = list[dict[str, str]]
 NAMES = ("recipe", "adapter", "settings")
-LEVELS = (1.26, 1.3, 1.34, 1.38)  # of new_mmd, at which fronts are compared
+LEVELS = (1.26, 1.28, 1.3, 1.32, 1.34, 1.36)  # of new_mmd, at which fronts are compared
 
 # Jha et al., CustomConcept, 6 tasks, 3 seeds: I2I, T2I, KID e3, A_MMD e3, F_MMD, BwT. Their columns are not on one
 # scale, so that only orders can be compared.
