@@ -21,12 +21,12 @@ def choices() -> dict[str, Sequence]:
     found: dict[str, Sequence] = {}
     for name in sequence_names():
         try:
-            newest, *others = lines_on_disk(sequences_folder() / name)
+            (_, newest), *others = lines_on_disk(sequences_folder() / name).items()
         except ContinualLoraError as error:
             log.warning("The concept sequence `%s` is left out of the list: %s", name, error)
             continue
         found[name] = newest
-        found |= {f"{name} / {line.tasks[-1].folder}": line for line in others}
+        found |= {f"{name} / {folder}": line for folder, line in others}
     return found
 
 

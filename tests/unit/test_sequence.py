@@ -98,7 +98,7 @@ def test_a_changed_earlier_task_makes_a_branch_and_keeps_the_old_line(pets, chan
     assert ConceptSequence.open(pets.root) == branch and ConceptSequence.open(pets.root, pets.head) == pets
     assert [task.token for task in pets.tasks] == [task.token for task in branch.tasks] == ["fox", "cat"]
     assert not {task.key for task in pets.tasks} & {task.key for task in branch.tasks}
-    lines = lines_on_disk(pets.root)
+    lines = [*lines_on_disk(pets.root).values()]
     assert lines[0] == branch and {line.head for line in lines[1:]} == {
         key for line in (pets, branch) for key in (task.key for task in line.tasks) if key != branch.head
     }
@@ -107,7 +107,7 @@ def test_a_changed_earlier_task_makes_a_branch_and_keeps_the_old_line(pets, chan
 def test_two_branches_share_their_common_task(pets):
     dog = add(pets.up_to(1), "dog")
     assert dog.tasks[0] == pets.tasks[0] and len(list((pets.root / "tasks").iterdir())) == 3
-    assert [line.head for line in lines_on_disk(pets.root)] == [dog.head, pets.tasks[0].key, pets.head]
+    assert [line.head for line in lines_on_disk(pets.root).values()] == [dog.head, pets.tasks[0].key, pets.head]
     assert set(dog.tokens()) == {"fox", "dog"} and set(pets.tokens()) == {"fox", "cat"}
 
 

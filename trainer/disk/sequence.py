@@ -286,8 +286,8 @@ class ConceptSequence:
         return replace(self, head=task.key)
 
 
-def lines_on_disk(root: Path) -> list[ConceptSequence]:
-    """The newest line of a sequence's folder, and one to each of its other tasks, in the order of training."""
+def lines_on_disk(root: Path) -> dict[str, ConceptSequence]:
+    """The newest line of a sequence, and one to each of its other tasks in the order of training, by its folder."""
     manifest = read_manifest(root)
     heads = sorted(manifest["tasks"], key=lambda key: key != manifest["head"])
-    return [ConceptSequence(root, manifest["base"], key) for key in heads]
+    return {manifest["tasks"][key]["folder"]: ConceptSequence(root, manifest["base"], key) for key in heads}
