@@ -48,7 +48,7 @@ from trainer.settings import TrainSettings
 
 RESULT = result_file("host_speed")
 CHECKPOINTS = Path("build/checkpoints").resolve()
-ROUNDS, CORE_STEPS = 3, 6
+ROUNDS, CORE_STEPS, TRIALS = 3, 6, 8
 
 STEPS: dict[str, Callable[[Host], Work]] = {
     "bare": bare,
@@ -62,8 +62,8 @@ PASSES: dict[str, Callable[[Host], Work]] = {
     "fisher": lambda host: fisher(host, low_memory=False),
     "fisher_low_memory": lambda host: fisher(host, low_memory=True),
     "forward": forward,
-    "scores": lambda host: scoring(host, 4, pruned=False),
-    "scores_pruned": lambda host: scoring(host, 4, pruned=True),
+    "scores": lambda host: scoring(host, TRIALS, pruned=False),
+    "scores_pruned": lambda host: scoring(host, TRIALS, pruned=True),
     "dsc_l2": lambda host: consolidation(host, classifier=False),
     "dsc_dc": lambda host: consolidation(host, classifier=True),
 }
@@ -186,7 +186,7 @@ def ratios(found: dict[str, dict[str, Any]], settings: TrainSettings) -> dict[st
         reported |= {
             "fisher_dc_over_separate": t["fisher"] / t["separate"],
             "fisher_dc_low_memory_over_separate": t["fisher_low_memory"] / t["separate"],
-            "dc_score_over_separate": t["scores"] / (8 * 4 * t["forward"]),
+            "dc_score_over_separate": t["scores"] / (8 * TRIALS * t["forward"]),
             "pruned_over_unpruned": t["scores_pruned"] / t["scores"],
             "dsc_l2_over_step": t["dsc_l2"] / t["step"],
             "dsc_dc_over_step": t["dsc_dc"] / t["step"],

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from benchmarks.host_speed import CHECKPOINTS
 from benchmarks.host_works import Host, Work, fisher, latents, training
 from benchmarks.measuring import in_own_process, peak, reset_peak, resident, result_file, seconds_of
@@ -49,6 +47,7 @@ CASES = {
     "gradient_checkpointing": Case(partial(training, gradient_checkpointing=True)),
     "mixed_precision bf16": Case(partial(training, mixed_precision="bf16")),
     "mixed_precision bf16, weights in bf16": Case(partial(training, mixed_precision="bf16"), weights="bf16"),
+    "mixed_precision fp16": Case(partial(training, mixed_precision="fp16")),
     BATCH: Case(partial(training, batch_size=4), 4),
     f"{BATCH}, gradient_checkpointing": Case(
         partial(training, batch_size=4, gradient_checkpointing=True), 4, against=BATCH
@@ -56,18 +55,14 @@ CASES = {
     "gradient_accumulation 4": Case(partial(training, gradient_accumulation=4), 4, against=BATCH),
     "optimizer prodigy": Case(partial(training, learning_rate=1.0, optimizer="prodigy")),
     "optimizer adamw_schedulefree": Case(partial(training, optimizer="adamw_schedulefree")),
+    RANK_128: Case(partial(training, rank=128)),
+    f"{RANK_128}, optimizer adamw8bit": Case(partial(training, rank=128, optimizer="adamw8bit"), against=RANK_128),
     DRAW: Case(partial(fisher, low_memory=False)),
     f"{DRAW}, low_memory": Case(partial(fisher, low_memory=True), against=DRAW),
     f"{DRAW}, low_memory, against a step": Case(partial(fisher, low_memory=True)),
     LATENTS: Case(partial(latents, cached=False), 4),
     f"{LATENTS}, cache_latents": Case(partial(latents, cached=True), 4, against=LATENTS),
 }
-ON_CUDA = {
-    "mixed_precision fp16": Case(partial(training, mixed_precision="fp16")),
-    RANK_128: Case(partial(training, rank=128)),
-    f"{RANK_128}, optimizer adamw8bit": Case(partial(training, rank=128, optimizer="adamw8bit"), against=RANK_128),
-}
-CASES |= ON_CUDA if torch.cuda.is_available() else {}
 
 
 def measured(host: Host, case: Case) -> dict[str, float]:

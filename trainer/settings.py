@@ -155,7 +155,7 @@ class TrainSettings:
     )
     optimizer: str = setting(
         "adamw",
-        "What makes steps of the gradients. adamw8bit keeps its moments in 8 bits (package bitsandbytes, on CUDA); "
+        "What makes steps of the gradients. adamw8bit keeps its moments in 8 bits (package bitsandbytes); "
         "prodigy finds the learning rates itself (package prodigyopt; set both to 1); adamw_schedulefree averages its "
         "steps instead of lowering its rate (package schedulefree).",
         choices=("adamw", "adamw8bit", "prodigy", "adamw_schedulefree"),

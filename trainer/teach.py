@@ -161,6 +161,10 @@ class _Training:
         self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings, scaler)
         work.together(self.state.parameters.values())
         self.earlier_tokens = tokens_on(denoiser.device, sequence)
+        # Once and for all, where nothing in a prompt changes; with tags in another order they might grow too many.
+        fixed = settings.token_learning_rate == 0 and not settings.shuffle_tags
+        self.encoded: dict[str, Conditioning] | None = {} if fixed else None
+        self._check_lengths()
         for method in self.methods.values():  # before an interrupted training is restored
             method.begin_task(adapter)
 
@@ -270,15 +274,26 @@ class _Training:
 
     def _prompt_encoder(self) -> Callable[[Tensor, torch.Generator], Conditioning]:
         """Prompts of images by index; encoded once and for all where nothing in them changes, else once a pass."""
-        fixed = self.settings.token_learning_rate == 0 and not self.settings.shuffle_tags  # else it might grow large
-        frozen: dict[str, Conditioning] = {}
 
         def encode(indices: Tensor, rng: torch.Generator) -> Conditioning:
             own = [self.data.prompts[i] for i in indices.tolist()]
             chosen = step_prompts(own, self.concept.token, self.settings, rng)
-            return self._encode(chosen, frozen if fixed else {})
+            return self._encode(chosen, self.encoded)
 
         return encode
+
+    def _check_lengths(self) -> None:
+        """Fail now, not at some step, where `Conditioning.cat` cannot put captions into one batch."""
+        if self.settings.batch_size == 1:
+            return
+        held_back = self.data.validation.prompts if self.data.validation else []
+        dropped = [""] if self.settings.caption_dropout else []
+        first, *others = dict.fromkeys([*self.data.prompts, *held_back, *dropped])
+        with torch.no_grad():
+            one = self._encode([first], self.encoded)
+            if one.joint:
+                for text in others:
+                    Conditioning.cat([one, self._encode([text], self.encoded)])
 
     def _encode(self, texts: list[str], known: dict[str, Conditioning] | None = None) -> Conditioning:
         """Prompts under the token as it is, each different one encoded once; what is in `known` not again."""

@@ -1,5 +1,6 @@
 """A LoRA of another tool as the start of a sequence, in a real server."""
 
+import json
 from typing import Any
 
 import torch
@@ -40,6 +41,24 @@ def test_the_model_is_what_load_lora_makes_of_it(client: Client, server: Server)
     loaded["5"]["inputs"]["model"] = ["8", 0]
     theirs, plain = pixels(client, loaded), pixels(client, text_to_image("photo of a cat"))
     assert (ours - theirs).abs().max() <= 1 < (ours - plain).abs().max()
+
+
+def test_a_lora_that_was_written_anew_under_its_name_is_taken_anew(client: Client, server: Server) -> None:
+    path, shape = server.base / "models" / "loras" / "again.safetensors", (2, 128)
+    graph, drawn = with_training(client, "again", "again.safetensors"), list[torch.Tensor]()
+    for seed in (0, 1):
+        down = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        factors = {
+            f"{BLOCK}_attn2_to_v.lora_down.weight": down,
+            f"{BLOCK}_attn2_to_v.lora_up.weight": torch.ones(192, 2),
+        }
+        save_file(factors, path)
+        drawn += [pixels(client, graph), pixels(client, graph)]
+    first, same, second, _ = drawn
+    assert torch.equal(first, same)
+    assert (first - second).abs().max() > 1
+    manifest = json.loads((server.base / "output" / "continual_lora" / "again" / "manifest.json").read_text())
+    assert len(manifest["tasks"]) == 2
 
 
 def test_a_lora_of_other_layers_is_refused_before_training(client: Client, server: Server) -> None:

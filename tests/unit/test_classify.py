@@ -77,20 +77,21 @@ def test_pruning_predicts_the_same_on_clear_cases_with_fewer_passes():
     full = classify(whole, CLEAR_IMAGES, CLEAR_PROMPTS, trials=16, seed=0, pruned=False)
     pruned = classify(fast, CLEAR_IMAGES, CLEAR_PROMPTS, trials=16, seed=0)
     assert full.predicted.tolist() == pruned.predicted.tolist() == [0, 1, 2, 3, 4, 5]
-    # 36 pairs of prompt and image, 8 in a pass, of several trials where one has not enough.
-    assert whole.passes == 36 * 16 / 8 and fast.passes == (36 * 4 + 18 * 4 + 12 * 8) / 8
+    # 36 pairs of prompt and image, 8 in a pass, of several trials where one has not enough: 72 in 9 passes, then 18 x 2
+    # in 5 and 12 x 12 in 18.
+    assert whole.passes == 36 * 16 / 8 and fast.passes == 9 + 5 + 18
     assert full.trials.sum() == 6 * 6 * 16
-    # Of 6 prompts: 4 trials for all, 4 more for the best 3, 8 more for the best 2.
-    assert pruned.trials.sum(0).tolist() == [6 * 4 + 3 * 4 + 2 * 8] * 6
-    assert sorted(pruned.trials[:, 0].tolist()) == [4, 4, 4, 8, 16, 16]
+    # Of 6 prompts: 2 trials for all, 2 more for the best 3, 12 more for the best 2.
+    assert pruned.trials.sum(0).tolist() == [6 * 2 + 3 * 2 + 2 * 12] * 6
+    assert sorted(pruned.trials[:, 0].tolist()) == [2, 2, 2, 4, 16, 16]
 
 
 def test_pruning_one_image_saves_passes_and_reports_each():
     denoiser, reports = ToyBase(), []
     classify(denoiser, CLEAR_IMAGES[2:3], CLEAR_PROMPTS, 16, 0, on_pass=lambda *report: reports.append(report))
-    assert denoiser.passes == len(reports) == 7
-    each = [*[8, 8, 8], *[8, 4], *[8, 8]]  # 6 prompts x 4 trials, 3 x 4, 2 x 8
-    assert [done for done, _ in reports] == [sum(each[:i]) for i in range(1, 8)]
+    assert denoiser.passes == len(reports) == 6
+    each = [*[8, 4], *[6], *[8, 8, 8]]  # 6 prompts x 2 trials, 3 x 2, 2 x 12
+    assert [done for done, _ in reports] == [sum(each[:i]) for i in range(1, 7)]
     assert {total for _, total in reports} == {96}
 
 
@@ -170,11 +171,11 @@ def test_timesteps_are_one_from_each_equal_part(trials):
 @pytest.mark.parametrize(
     ("prompts", "trials", "stages"),
     [
-        (8, 16, [(4, 8), (8, 4), (16, 2)]),
-        (5, 16, [(4, 5), (8, 3), (16, 2)]),
+        (8, 16, [(2, 8), (4, 4), (16, 2)]),
+        (5, 16, [(2, 5), (4, 3), (16, 2)]),
         (3, 1, [(1, 3)]),
         (3, 2, [(1, 3), (2, 2)]),
-        (100, 8, [(2, 100), (4, 50), (8, 25)]),
+        (100, 8, [(1, 100), (2, 50), (4, 25), (8, 13)]),
         (2, 16, [(16, 2)]),
         (1, 4, [(4, 1)]),
     ],

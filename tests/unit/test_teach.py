@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from tests.toy import ENCODER, ToyBase, ToyUNet, files_below, toy_concept, toy_settings
 from trainer.adapters.kohya import from_kohya, kohya_prefixes
+from trainer.denoiser import Conditioning
 from trainer.disk.sequence import ConceptSequence
 from trainer.errors import ContinualLoraError
 from trainer.planning import largest_pass, task_record
@@ -150,6 +151,45 @@ def test_prompts_are_encoded_once_where_the_token_is_frozen(tmp_path):
     frozen = toy_settings(token_learning_rate=0.0, recipe="lora", steps=6)
     teach(base, toy_concept("fox"), frozen, ConceptSequence(tmp_path, base.fingerprint))
     assert base.encoded.count("photo of a <fox> animal") == 2  # for the steps, and for the phases after them
+
+
+class ToyJointBase(ToyBase):
+    """Text and image attend to one another: prompts of different lengths have no common batch."""
+
+    def encode_prompt(self, prompt, tokens):
+        context = super().encode_prompt(prompt, tokens).context
+        return Conditioning(context.repeat(1, 1 + len(prompt) // 40, 1), joint=True)
+
+
+LONG = "a <fox> asleep on a red chair beside a window"
+TOO_LONG = "be of one length. These are 6, 12 pieces long"
+
+
+@pytest.mark.parametrize(
+    ("changes", "captions", "refused"),
+    [
+        ({"batch_size": 2}, ["a <fox>", "a <fox> asleep", LONG], True),
+        ({"batch_size": 2, "token_learning_rate": 0.0}, ["a <fox>", "a <fox> asleep", LONG], True),
+        ({"batch_size": 2, "validation_every": 2, "validation_images": 1}, ["", "", LONG], True),
+        ({"batch_size": 2, "caption_dropout": 0.1}, [LONG, LONG, LONG], True),
+        ({"batch_size": 2}, [LONG, LONG, LONG], False),
+        ({"batch_size": 1}, ["a <fox>", "a <fox> asleep", LONG], False),
+    ],
+)
+def test_captions_that_cannot_meet_in_a_batch_are_refused_before_the_first_step(tmp_path, changes, captions, refused):
+    base, settings = ToyJointBase(), toy_settings(recipe="lora", **changes)
+    arguments = (
+        base,
+        replace(toy_concept("fox"), captions=captions),
+        settings,
+        ConceptSequence(tmp_path, base.fingerprint),
+    )
+    if refused:
+        with pytest.raises(ContinualLoraError, match=TOO_LONG):
+            teach(*arguments)
+        assert base.passes == 0 and list(files_below(tmp_path)) == ["writing.lock"]
+    else:
+        assert len(teach(*arguments).tasks) == 1
 
 
 def test_each_image_and_its_mirror_are_trained_with_their_own_caption(tmp_path):

@@ -17,6 +17,7 @@ OPTIMIZERS = {
     "prodigy": ("prodigyopt", "Prodigy", "prodigyopt"),
     "adamw_schedulefree": ("schedulefree", "AdamWScheduleFree", "schedulefree"),
 }
+LEAST_8BIT = 4096  # numbers of a tensor, from which bitsandbytes takes 8 bits
 
 
 def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
@@ -33,10 +34,8 @@ def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
             f"They are {settings.learning_rate:g} and {settings.token_learning_rate:g}.",
             "Set both to 1.",
         )
-    if settings.optimizer == "adamw8bit" and device.type != "cuda":
-        raise ContinualLoraError(
-            "adamw8bit should run on a CUDA GPU.", f"This model is on {device.type}.", "Choose adamw."
-        )
+    if settings.optimizer == "adamw8bit":
+        _check_8bit(device)
     if settings.optimizer == "adamw_schedulefree" and (settings.schedule != "constant" or settings.warmup_steps):
         raise ContinualLoraError(
             'With adamw_schedulefree "schedule" should be constant and "warmup_steps" 0: it averages instead.',
@@ -49,6 +48,21 @@ def check_optimizer(settings: TrainSettings, device: torch.device) -> None:
             f"It is {settings.ema_decay:g}.",
             "Set it to 0, or choose adamw.",
         )
+
+
+def _check_8bit(device: torch.device) -> None:
+    """On which devices it makes steps is a matter of bitsandbytes' release, which says so in the step alone."""
+    probe = nn.Parameter(torch.zeros(LEAST_8BIT, device=device))
+    probe.grad = torch.zeros_like(probe)
+    optimizer = build_optimizer("adamw8bit", [{"params": [probe]}])
+    try:
+        optimizer.step()
+    except Exception as error:
+        raise ContinualLoraError(
+            f"adamw8bit should be able to make a step on this model's device, {device.type}.",
+            f"The installed bitsandbytes cannot: {type(error).__name__}: {error}.",
+            "Run `python -m pip install --upgrade bitsandbytes` in ComfyUI's Python, or choose adamw.",
+        ) from error
 
 
 def build_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -72,7 +86,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, n
     for name, parameter in parameters.items():
         for key, value in optimizer.state[parameter].items():
             kind = "optimizer" if isinstance(value, Tensor) else "optimizer_number"
-            tensors[f"{kind}.{key}.{name}"] = torch.as_tensor(value).cpu()
+            tensors[f"{kind}.{key}.{name}"] = torch.as_tensor(value).to("cpu", copy=True)  # parameters share some
     for index, group in enumerate(optimizer.param_groups):
         numbers = {key: value for key, value in group.items() if isinstance(value, bool | int | float)}
         tensors |= {f"group.{key}.{index}": torch.tensor(float(v), dtype=torch.float64) for key, v in numbers.items()}
