@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import peft  # noqa: F401  # now, so that what it loads is not taken for memory of the work
 import torch
 from torch import Tensor
 
