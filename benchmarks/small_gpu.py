@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from benchmarks.host_speed import CHECKPOINTS
 from benchmarks.host_works import Host, Work, fisher, latents, training
 from benchmarks.measuring import in_own_process, peak, reset_peak, resident, result_file, seconds_of
@@ -47,7 +49,6 @@ CASES = {
     "gradient_checkpointing": Case(partial(training, gradient_checkpointing=True)),
     "mixed_precision bf16": Case(partial(training, mixed_precision="bf16")),
     "mixed_precision bf16, weights in bf16": Case(partial(training, mixed_precision="bf16"), weights="bf16"),
-    "mixed_precision fp16": Case(partial(training, mixed_precision="fp16")),
     BATCH: Case(partial(training, batch_size=4), 4),
     f"{BATCH}, gradient_checkpointing": Case(
         partial(training, batch_size=4, gradient_checkpointing=True), 4, against=BATCH
@@ -63,6 +64,8 @@ CASES = {
     LATENTS: Case(partial(latents, cached=False), 4),
     f"{LATENTS}, cache_latents": Case(partial(latents, cached=True), 4, against=LATENTS),
 }
+if torch.cuda.is_available():
+    CASES["mixed_precision fp16"] = Case(partial(training, mixed_precision="fp16"))
 
 
 def measured(host: Host, case: Case) -> dict[str, float]:

@@ -205,7 +205,7 @@ def which_forgets_least(graph: Graph) -> None:
     concepts = {"fox": "animal", "sunflower": "plant", "guitar": "instrument"}
     loaders = [images_of(graph, *item, COLUMN + i * COLUMN_STEP) for i, item in enumerate(concepts.items())]
     graph.group("The same three concepts for every recipe", loaders, "#88a")
-    for row, recipe in enumerate(("lora", "lora_ewc_dc", "lora_dsc_ewc_dc")):
+    for row, recipe in enumerate(("lora", "lora_ewc_dc", "lora_dsc_ewc")):
         first, x, y, last = len(graph.nodes), COLUMN, TRAIN_Y + 40 + row * ROW_STEP, None
         for loader in loaders:
             settings = {**TINY, "recipe": recipe, "sequence_name": f"forgetting {recipe}", "options": (advanced, 0)}

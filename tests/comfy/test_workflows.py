@@ -227,7 +227,7 @@ def test_which_forgets_least_compares_three_recipes(client: Client, server: Serv
         tasks = list(manifest["tasks"].values())
         assert [task["token"] for task in tasks] == ["my-fox", "my-sunflower", "my-guitar"]
         recipes.append({task["recipe"] for task in tasks})
-    assert recipes == [{"lora"}, {"lora_ewc_dc"}, {"lora_dsc_ewc_dc"}]
+    assert recipes == [{"lora"}, {"lora_ewc_dc"}, {"lora_dsc_ewc"}]
     shown = [done.outputs[number]["images"] for number in of_kind(prompt, "PreviewImage")]
     assert len(shown) == 6 and all(min(picture(client, image).size) > 50 for (image,) in shown)
     tables = [done.outputs[number]["text"][0] for number in of_kind(prompt, "PreviewAny")]
