@@ -58,6 +58,14 @@ function onNews({ detail }) {
   panels.get(nodeOf(detail.node))?.show(course);
 }
 
+/** A node that ComfyUI does not run, since it has the result of the same inputs, tells no course. */
+function onCached({ detail }) {
+  for (const id of detail.nodes) {
+    const panel = panels.get(nodeOf(id));
+    if (panel && !courses.has(id)) panel.show({ state: "cached", phases: [], figures: {} });
+  }
+}
+
 /** Let the node be as high as its widgets need. */
 function grow(node) {
   const [width, height] = node.size;
@@ -71,6 +79,7 @@ app.registerExtension({
 
   setup() {
     api.addEventListener(EVENT, onNews);
+    api.addEventListener("execution_cached", onCached);
     api.addEventListener("reconnected", load);
   },
 

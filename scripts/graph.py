@@ -13,7 +13,7 @@ TITLE, PADDING = 30, 20  # heights in the page: of a node's title, around the no
 ROOM = {
     f"{PREFIX}Train": 330,
     f"{PREFIX}LoadSequence": 300,
-    f"{PREFIX}EvaluateSequence": 300,
+    f"{PREFIX}EvaluateSequence": 440,
 }
 Node = dict[str, Any]
 

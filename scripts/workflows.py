@@ -15,7 +15,7 @@ from .graph import FOLDER, PREFIX, Graph, Node
 
 SD15, SDXL = "v1-5-pruned-emaonly.safetensors", "sd_xl_base_1.0.safetensors"
 COLUMN, COLUMN_STEP = 420, 420  # where the first training stands, and how far the next
-IMAGES_Y, TRAIN_Y, ROW_STEP = 60, 800, 840
+IMAGES_Y, TRAIN_Y, ROW_STEP = 60, 800, 940
 DRAW_WIDTH, DRAW_STEP = 1060, 520
 BASIC = ("recipe", "steps", "rank", "learning_rate", "penalty_weight")
 ADVANCED = ("batch_size", "token_learning_rate", "schedule", "low_memory")

@@ -11,6 +11,14 @@ const FIGURES = {
   dc_entropy: ["DC entropy", "Entropy of the diffusion classifier's scores, in nats: 0 is sure."],
   validation_loss: ["Validation loss", "Denoising error on fixed draws."],
 };
+const HEADINGS = {
+  finished: "Trained",
+  found: "Already trained",
+  cached: "Already trained",
+  interrupted: "Stopped",
+  failed: "Failed",
+};
+const DONE = ["finished", "found", "cached"];
 const CURVES = { loss: "Loss", smoothed: "Smoothed", penalty: "Penalty" };
 const MILLISECONDS_BETWEEN_WORDS = 5000; // for a screen reader
 const [LOW, HIGH] = [250, 320]; // least heights, without a picture and with one
@@ -100,9 +108,9 @@ export class TrainingPanel {
   }
 
   heading(course, phase) {
-    const name = { finished: "Trained", found: "Already trained", interrupted: "Stopped", failed: "Failed" }[course.state];
+    const name = HEADINGS[course.state];
     const concept = course.token ? ` <${course.token}>` : "";
-    if (course.state === "finished" || course.state === "found") return `${name}${concept}`;
+    if (DONE.includes(course.state)) return `${name}${concept}`;
     if (!phase) return name ?? "Preparing";
     const steps = `step ${phase.step} of ${phase.total}`;
     return name ? `${name}${concept}, ${nameOf(phase).toLowerCase()}, ${steps}` : `${nameOf(phase)}${concept}, ${steps}`;
@@ -180,5 +188,6 @@ export class TrainingPanel {
 function messageOf(course) {
   if (course.state === "interrupted") return "Queue the same graph again to go on from here.";
   if (course.state === "found") return "Found on disk: the same images and settings are not trained again.";
+  if (course.state === "cached") return "ComfyUI still has the result of the same inputs: it did not run this node again.";
   return course.state === "failed" ? course.message : "";
 }

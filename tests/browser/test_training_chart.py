@@ -1,6 +1,7 @@
 """The live chart in Train Continual LoRA: it moves while it trains, and is there again when the page is opened anew."""
 
 import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,21 @@ def test_chart_is_there_after_a_reload_and_not_in_another_workflow(page: Page) -
     assert page.locator(f"{PANEL}-legend").inner_text() == legend
     open_workflow(page, {**graph, "id": "00000000-1111-2222-3333-444444444444"})
     wait_for_words(page, "Not trained yet")
+
+
+def test_a_training_that_comfyui_has_in_memory_is_said_to_be_there(page: Page, open_page: Callable[..., Page]) -> None:
+    open_training(page, "in memory", steps=4)
+    press_run(page)
+    wait_for_words(page, "Trained <my-fox>")
+    graph = saved(page)
+    graph["id"] = str(uuid.uuid4())  # as if the template were opened anew
+    other = open_page()
+    open_workflow(other, graph)
+    look_at(other)
+    wait_for_words(other, "Not trained yet")
+    press_run(other)
+    wait_for_words(other, "Already trained")
+    wait_for_words(other, "still has the result", f"{PANEL}-message")
 
 
 def test_stopped_training_is_shown_as_such_and_goes_on(page: Page) -> None:
