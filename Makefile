@@ -19,7 +19,9 @@ $(READY): requirements.txt requirements-dev.txt
 demo: $(READY)
 	$(BIN)/python -m trainer demo
 
+# bitsandbytes comes here: peft loads it wherever it is, and on some CPUs it prints a line about a package of its own.
 test: $(READY) comfyui
+	$(BIN)/python -m pip install --quiet bitsandbytes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -58,9 +58,10 @@ def _check_8bit(device: torch.device) -> None:
     try:
         optimizer.step()
     except Exception as error:
+        reason, *_ = str(error).splitlines() or [type(error).__name__]
         raise ContinualLoraError(
             f"adamw8bit should be able to make a step on this model's device, {device.type}.",
-            f"The installed bitsandbytes cannot: {type(error).__name__}: {error}.",
+            f"The installed bitsandbytes cannot: {reason.rstrip('.:')}.",
             "Run `python -m pip install --upgrade bitsandbytes` in ComfyUI's Python, or choose adamw.",
         ) from error
 
