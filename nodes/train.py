@@ -71,9 +71,9 @@ class TrainContinualLora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, existing_lora: str = NO_LORA, **others: object) -> str:
-        """Changes when the file of the existing LoRA does."""
-        if existing_lora == NO_LORA:
+    def fingerprint_inputs(cls, existing_lora: str | None = NO_LORA, **others: object) -> str:
+        """Changes when the file of the existing LoRA does; None is what a link will bring."""
+        if existing_lora is None or existing_lora == NO_LORA:
             return NO_LORA
         found = lora_path(existing_lora).stat()
         return f"{found.st_size} {found.st_mtime_ns}"

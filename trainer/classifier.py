@@ -68,7 +68,7 @@ def stratified_timesteps(trials: int, rng: torch.Generator) -> Tensor:
 def pruning_schedule(num_prompts: int, trials: int, pruned: bool) -> list[tuple[int, int]]:
     """Stages of (trials so far, prompts kept for it): halve the prompts whenever the trials have doubled.
 
-    All have an eighth of the trials, the last two all of them: of eight prompts 0.375 of the passes.
+    All get an eighth of the trials; of eight prompts two get all of them, which is 0.375 of the passes.
 
     Source: Li et al., arXiv 2303.16203, algorithm 2; the halving is ours.
     """
