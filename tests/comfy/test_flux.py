@@ -1,6 +1,7 @@
 """Flux through a server: two concepts are taught, and the saved files give the core's nodes the same picture."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ CONCEPTS = {"fox": "animal", "sunflower": "plant"}
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
+
+
+def loading(checkpoint: str) -> dict[str, Any]:
+    """The node that loads the model; its T5 fills prompts up to 16 pieces."""
+    return {"base": node("LoadWithTextEncoder", ckpt_name=checkpoint, options=json.dumps(SMALL_T5), t5_length=16)}
 
 
 def drawing(model: list[Any], clip: list[Any], text: str) -> dict[str, Any]:
@@ -61,7 +67,7 @@ def test_flux_learns_and_the_core_draws_the_same_with_its_files(
     client: Client, server: Server, flux_checkpoint: str
 ) -> None:
     start = len(server.log)
-    base = {"base": node("LoadWithTextEncoder", ckpt_name=flux_checkpoint, options=json.dumps(SMALL_T5), t5_length=16)}
+    base = loading(flux_checkpoint)
     last = f"taught {[*CONCEPTS][-1]}"
     done = run(client, base | teaching() | drawing([last, 1], [last, 2], "photo of a <my-fox> animal")).outputs
     path, fox, *_ = done["files"]["text"]
@@ -77,3 +83,17 @@ def test_flux_learns_and_the_core_draws_the_same_with_its_files(
     )
     assert (ours - theirs).abs().max() <= 1 < (ours - without).abs().max()
     assert complaints(server, start) == []
+
+
+def test_captions_that_cannot_share_a_batch_are_refused_before_the_first_step(
+    client: Client, server: Server, flux_checkpoint: str
+) -> None:
+    graph = loading(flux_checkpoint) | teaching()
+    graph["options"]["inputs"] |= {"batch_size": 2, "caption_dropout": 0.5}  # the empty prompt is as short as they get
+    graph["fox"]["inputs"]["prompt"] = "photo of a <{token}> {class_noun}, " + "asleep on a red chair, " * 4
+    graph["taught fox"]["inputs"]["sequence_name"] = "too long"
+    kept = {name: graph[name] for name in ("base", "options", "fox", "taught fox")}
+    failed = client.run(kept).error
+    assert failed
+    assert re.search(r"of one length\. These are 16, \d+ pieces long", failed["exception_message"])
+    assert not [*(server.base / "output" / "continual_lora").glob("too long/partial/*")]
