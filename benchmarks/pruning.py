@@ -2,9 +2,8 @@
 
 Drawings that the base was trained on, as in `scripts.tiny_base.quality`, are classified among their own caption, those
 of the same thing in other styles and those of other things, eight in all, with every trial for every prompt and with
-pruning, on the same draws. Writes results/pruning.json: for
-each number of trials how often the prediction is the same, how often each is right, and what pruning costs in passes of
-the U-Net and in seconds, as shares of all trials.
+pruning, on the same draws. Writes results/pruning.json: for each number of trials how often the prediction is the same,
+how often each is right, and what pruning costs in passes of the U-Net and in seconds, as shares of all trials.
 """
 
 import argparse

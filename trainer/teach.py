@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from .adapters import ADAPTERS
 from .adapters.factors import Lora
 from .apply import tokens_on
 from .concept import Concept, prepare
-from .denoiser import Conditioning, Denoiser, TokenVectors
+from .denoiser import Denoiser
 from .disk.lock import writing
 from .disk.manifest import TaskRecord
 from .disk.metadata import lora_metadata
@@ -25,9 +24,9 @@ from .settings import TrainSettings
 from .task import StepRecord, TrainedTask, step_rng
 from .trained import trained_task
 from .training import latent_cache, samples, tensorboard
-from .training.captions import step_prompts
 from .training.checkpointing import checkpoint_blocks
 from .training.data import TrainingData
+from .training.encoding import PromptEncoder
 from .training.memory import told_of_no_room
 from .training.precision import in_format, loss_scaler
 from .training.samples import Draw, own_draw
@@ -161,10 +160,9 @@ class _Training:
         self.state = TrainState(adapter, denoiser.word_vectors(concept.class_noun), settings, scaler)
         work.together(self.state.parameters.values())
         self.earlier_tokens = tokens_on(denoiser.device, sequence)
-        # Once and for all, where nothing in a prompt changes; with tags in another order they might grow too many.
-        fixed = settings.token_learning_rate == 0 and not settings.shuffle_tags
-        self.encoded: dict[str, Conditioning] | None = {} if fixed else None
-        self._check_lengths()
+        self.encode = PromptEncoder(denoiser, concept.token, self.state, self.earlier_tokens, settings)
+        held_back = self.data.validation.prompts if self.data.validation else []
+        self.encode.check_lengths([*self.data.prompts, *held_back])
         for method in self.methods.values():  # before an interrupted training is restored
             method.begin_task(adapter)
 
@@ -175,7 +173,7 @@ class _Training:
         steps = train_concept(
             self.denoiser,
             self.data.buckets,
-            self._prompt_encoder(),
+            self.encode.of_images(self.data.prompts),
             state,
             methods,
             settings,
@@ -240,7 +238,7 @@ class _Training:
         if self.data.validation is None or not is_due(state.step, settings) or state.step in state.validations:
             return {}
         with state.result():
-            error = self.data.validation.error(self.denoiser, self._encode, settings, seed)
+            error = self.data.validation.error(self.denoiser, self.encode, settings, seed)
         state.validations[state.step] = error
         return {"validation_loss": error}
 
@@ -251,7 +249,7 @@ class _Training:
             return None
         with self.work.apart(), self.state.result(), torch.no_grad():
             text = samples.sample_prompt(self.concept, self.settings)
-            picture = self.draw(self._encode([text]), self._encode([""]), self.data.latents.shape[1:])
+            picture = self.draw(self.encode([text]), self.encode([""]), self.data.latents.shape[1:])
         samples.keep(path, picture)
         return picture
 
@@ -271,35 +269,3 @@ class _Training:
             work=self.work,
             consolidation=PhaseFile(self.sequence.partial_path(self.task.key, CONSOLIDATION), self.work.first),
         )
-
-    def _prompt_encoder(self) -> Callable[[Tensor, torch.Generator], Conditioning]:
-        """Prompts of images by index; encoded once and for all where nothing in them changes, else once a pass."""
-
-        def encode(indices: Tensor, rng: torch.Generator) -> Conditioning:
-            own = [self.data.prompts[i] for i in indices.tolist()]
-            chosen = step_prompts(own, self.concept.token, self.settings, rng)
-            return self._encode(chosen, self.encoded)
-
-        return encode
-
-    def _check_lengths(self) -> None:
-        """Fail now, not at some step, where `Conditioning.cat` cannot put captions into one batch."""
-        if self.settings.batch_size == 1:
-            return
-        held_back = self.data.validation.prompts if self.data.validation else []
-        dropped = [""] if self.settings.caption_dropout else []
-        first, *others = dict.fromkeys([*self.data.prompts, *held_back, *dropped])
-        with torch.no_grad():
-            one = self._encode([first], self.encoded)
-            if one.joint:
-                for text in others:
-                    Conditioning.cat([one, self._encode([text], self.encoded)])
-
-    def _encode(self, texts: list[str], known: dict[str, Conditioning] | None = None) -> Conditioning:
-        """Prompts under the token as it is, each different one encoded once; what is in `known` not again."""
-        tokens: dict[str, TokenVectors] = {**self.earlier_tokens, self.concept.token: {**self.state.token}}
-        known = {} if known is None else known
-        for text in dict.fromkeys(texts):
-            if text not in known:
-                known[text] = self.denoiser.encode_prompt(text, tokens)
-        return Conditioning.cat([known[text] for text in texts])

@@ -209,7 +209,7 @@ def test_a_training_without_copies_sees_the_images_and_no_masks(tmp_path):
 
 def test_each_copy_is_trained_under_its_own_prompt(tmp_path):
     training = training_of(tmp_path, concept_of(solid(8)[..., :3], captions=["<fox>"]), rescale=True)
-    contexts = training._prompt_encoder()(torch.tensor([0, 1, 2]), torch.Generator()).context
+    contexts = training.encode.of_images(training.data.prompts)(torch.tensor([0, 1, 2]), torch.Generator()).context
     for context, prompt in zip(contexts, ("<fox>", "a far away <fox>", "very small <fox>"), strict=True):
         assert torch.equal(context, training.denoiser.encode_prompt(prompt, {"fox": training.state.token}).context[0])
 

@@ -115,7 +115,7 @@ def test_each_image_gets_the_prompt_that_was_drawn_for_it(token_rate, shuffle, t
     concept = replace(toy_concept("fox"), captions=captions)
     changes = {"token_learning_rate": token_rate, "shuffle_tags": shuffle, "caption_dropout": 0.3}
     made = training(tmp_path, base, concept, **changes)
-    encode, tokens = made._prompt_encoder(), {"fox": made.state.token}
+    encode, tokens = made.encode.of_images(made.data.prompts), {"fox": made.state.token}
     indices = torch.tensor([0, 1, 2, 0])
     texts = set()
     for seed in range(6):

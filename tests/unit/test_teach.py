@@ -200,7 +200,7 @@ def test_each_image_and_its_mirror_are_trained_with_their_own_caption(tmp_path):
     latents = training.data.latents.flatten(1)
     torch.testing.assert_close(latents[2:], latents[:2].flip(-1))
     assert (latents[:, 0] - latents[:, 1]).abs().min() > 0.01
-    contexts = training._prompt_encoder()(torch.tensor([0, 1, 2, 3]), torch.Generator()).context
+    contexts = training.encode.of_images(training.data.prompts)(torch.tensor([0, 1, 2, 3]), torch.Generator()).context
     tokens = {"fox": training.state.token}
     for index, prompt in enumerate(["a sleeping <fox>", "photo of a <fox> animal"] * 2):
         assert torch.equal(contexts[index], base.encode_prompt(prompt, tokens).context[0])
